@@ -1,0 +1,109 @@
+"""FiftyOne remote zoo model for Jina Embeddings v4: the entry points that FiftyOne calls.
+
+This module is executed anew for each call, the download included, which comes before FiftyOne checks the model's
+requirements. So it imports nothing at its top that a plain FiftyOne installation may lack.
+"""
+
+import os
+
+from .call_context import fiftyone_argument
+
+__version__ = "0.1.0"
+
+DEMO_MODEL = "jina-embeddings-v4-demo"
+DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_checkpoint")
+
+
+def download_model(model_name, model_path):
+    """Fetches the model's weights.
+
+    They go to the Hugging Face cache, shared with other tools and kept when this source is registered anew. What is
+    written to ``model_path`` is a small file that says where they are.
+
+    Args:
+        model_name: the model's name in the manifest
+        model_path: the path of that file
+    """
+    # A model that is being loaded from a checkpoint of the user's own needs no other weights.
+    arguments = fiftyone_argument("fiftyone.zoo.models", "kwargs", default={})
+    if not arguments.get("checkpoint"):
+        _fetch(model_name, model_path)
+
+
+def load_model(model_name, model_path, **kwargs):
+    """Loads the model.
+
+    Args:
+        model_name: the model's name in the manifest
+        model_path: the path of the file that :func:`download_model` wrote
+        **kwargs: arguments of :class:`jina_embeddings_v4.config.JinaV4Config`
+
+    Returns:
+        a :class:`jina_embeddings_v4.zoo.JinaV4`
+    """
+    from .config import JinaV4Config
+    from .zoo import JinaV4
+
+    config = JinaV4Config(kwargs)
+    if config.checkpoint is None:
+        config.checkpoint = _downloaded(model_path) or _fetch(model_name, model_path)
+
+    return JinaV4(config)
+
+
+def resolve_input(model_name, ctx):
+    """Defines the model's form in the FiftyOne App.
+
+    Args:
+        model_name: the model's name in the manifest
+        ctx: a :class:`fiftyone.operators.ExecutionContext`
+
+    Returns:
+        a :class:`fiftyone.operators.types.Property`
+    """
+    from .form import build_form
+
+    is_demo = model_name == DEMO_MODEL
+    return build_form(os.path.join(DEMO_CHECKPOINT, "config.json") if is_demo else None)
+
+
+def parse_parameters(model_name, ctx, params):
+    """Turns what the form holds into arguments of :func:`load_model`, in place.
+
+    Args:
+        model_name: the model's name in the manifest
+        ctx: a :class:`fiftyone.operators.ExecutionContext`
+        params: a dict of the form's values
+    """
+    from .form import parse_form
+
+    parse_form(params)
+
+
+def _fetch(model_name, model_path):
+    """Makes sure of the weights, and writes where they are last, so that a download that was cut off left no trace."""
+    import json
+
+    from .jina_v4.checkpoint import resolve
+
+    source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else model_name
+    directory = str(resolve(source))
+
+    os.makedirs(os.path.dirname(model_path), exist_ok=True)
+    with open(model_path, "w") as file:
+        json.dump({"model": model_name, "checkpoint": directory}, file, indent=4)
+
+    return directory
+
+
+def _downloaded(model_path):
+    """Reads where the weights are, or returns ``None`` where they are no longer."""
+    import json
+
+    if not os.path.isfile(model_path):
+        return None
+
+    with open(model_path) as file:
+        directory = json.load(file)["checkpoint"]
+
+    return directory if os.path.isdir(directory) else None

@@ -1,0 +1,126 @@
+"""What FiftyOne's data loader hands to the model, and what the model hands back.
+
+A worker loads and resizes images, and ships them as uint8. One that it cannot read becomes a :class:`FailedImage`, not
+an exception, because FiftyOne gives up a whole batch for one exception.
+"""
+
+from dataclasses import dataclass
+
+import fiftyone.utils.torch as fout
+import numpy as np
+import torch
+
+from .jina_v4.images import ImageError, resize_image
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be loaded.
+
+    Args:
+        reason: which image it is, and what is wrong with it
+    """
+
+    reason: str
+
+
+def load_or_fail(source, settings, max_pixels):
+    """Loads and resizes an image.
+
+    Args:
+        source: an image as :func:`jina_v4.images.load_image` takes it, or the result of an earlier call
+        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        max_pixels: the largest area after resizing, in pixels, or ``None``
+
+    Returns:
+        a :class:`jina_v4.images.ResizedImage`, or a :class:`FailedImage`
+    """
+    if isinstance(source, FailedImage):
+        return source
+
+    try:
+        return resize_image(source, settings, max_pixels)
+    except ImageError as error:
+        return FailedImage(str(error))
+
+
+class ImageLoader(fout.GetItem):
+    """Loads a sample's image, in a data loader's worker.
+
+    Args:
+        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        max_pixels: the largest area after resizing, in pixels, or ``None``
+        field_mapping (None): the user's mapping of ``"filepath"`` to another field
+    """
+
+    def __init__(self, settings, max_pixels, field_mapping=None):
+        super().__init__(field_mapping=field_mapping)
+        self.settings = settings
+        self.max_pixels = max_pixels
+
+    def __call__(self, values):
+        return load_or_fail(values["filepath"], self.settings, self.max_pixels)
+
+    @property
+    def required_keys(self):
+        return ["filepath"]
+
+
+class PatchTransform:
+    """Prepares the patches that FiftyOne crops for ``compute_patch_embeddings``.
+
+    Args:
+        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        max_pixels: the largest area after resizing, in pixels, or ``None``
+    """
+
+    def __init__(self, settings, max_pixels):
+        self.settings = settings
+        self.max_pixels = max_pixels
+
+    def __call__(self, patch):
+        return _Patch(load_or_fail(patch, self.settings, self.max_pixels))
+
+
+class _Patch:
+    """A patch of any size. FiftyOne stacks a sample's patches with ``torch.stack``, which makes a list of these."""
+
+    def __init__(self, image):
+        self.image = image
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.stack:
+            return [patch.image for patch in args[0]]
+
+        return NotImplemented
+
+
+class EmbeddingRows(list):
+    """The embeddings of a batch in which an image failed: vectors, and ``None`` for that image.
+
+    FiftyOne concatenates the batches of a sample's patches, which joins lists of these into one.
+    """
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.concatenate:
+            return EmbeddingRows(row for batch in args[0] for row in batch)
+
+        return NotImplemented
+
+
+class _Missing:
+    """The row of an image that failed, where FiftyOne collects embeddings in memory.
+
+    FiftyOne stacks the rows that it collected. With one of these among them, that gives the list that it documents for
+    collections with failures: a vector or ``None`` per image.
+    """
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.stack:
+            return [None if row is self else row for row in args[0]]
+
+        return NotImplemented
+
+
+MISSING = _Missing()

@@ -1,0 +1,10 @@
+"""The engine: Jina Embeddings v4 on torch, transformers and PEFT, with no FiftyOne in it.
+
+The files tell the story of one input, top to bottom::
+
+    checkpoint  ->  processing  ->  backbone  ->  pooling  ->  encoder  ->  scoring
+    (files)         (tokens)        (states)      (vectors)    (batches)    (labels)
+
+Nothing is imported here, so that reading a checkpoint's files, or loading images in a data loader's worker,
+costs no more than it needs.
+"""

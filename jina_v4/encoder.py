@@ -1,0 +1,253 @@
+"""The engine's face: texts and images in, embeddings out.
+
+It plans the batches that the backbone runs, so that what a caller hands over at once does not decide how much memory is
+used, and it survives running out of memory by running less at a time.
+"""
+
+import gc
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .arguments import check_choice
+from .checkpoint import resolve
+from .images import resize_image
+from .loading import resolve_device, resolve_dtype, shared_backbone
+from .pooling import multi_vector, single_vector, truncate
+from .processing import Processor
+
+# Tokens of a forward pass, padding included. About 20 full pages on a GPU; on a CPU, larger batches win nothing.
+_TOKEN_BUDGET = {"cuda": 16384, "mps": 4096, "cpu": 2048}
+
+# Inputs that are held prepared at a time, and sorted by length among each other.
+_WINDOW = 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of N texts or images, both kinds from one forward pass.
+
+    Args:
+        single: a float32 array ``(N, dim)``, rows of length 1 (L2)
+        multi: a list of N float32 arrays ``(tokens_i, 128)``, rows of length 1
+    """
+
+    single: np.ndarray
+    multi: list
+
+    def __len__(self):
+        return len(self.multi)
+
+
+class Encoder:
+    """Encodes texts and images with one checkpoint.
+
+    Encoders are light: all those of one checkpoint, device and precision share one copy of the weights. Each has its
+    own default task.
+
+    Args:
+        backbone: a :class:`jina_v4.backbone.Backbone`
+        processor: a :class:`jina_v4.processing.Processor` of the same checkpoint
+        task ("retrieval"): the task of the calls that name none
+    """
+
+    def __init__(self, backbone, processor, task="retrieval"):
+        self.backbone = backbone
+        self.processor = processor
+        self.task = task
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint, task="retrieval", device=None, precision="auto"):
+        """Loads a checkpoint, or shares the copy that the process has of it.
+
+        Args:
+            checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
+            task ("retrieval"): the default task
+            device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
+            precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``
+
+        Returns:
+            an :class:`Encoder`
+
+        Raises:
+            jina_v4.checkpoint.CheckpointError: if the checkpoint is not to be had or damaged
+            ValueError: if an argument is not allowed
+        """
+        device = resolve_device(device)
+        dtype = resolve_dtype(precision, device)
+        directory = resolve(checkpoint)
+        return cls(shared_backbone(directory, device, dtype), Processor(directory), task)
+
+    @property
+    def tasks(self):
+        """The tasks that the checkpoint has adapters for."""
+        return self.backbone.tasks
+
+    @property
+    def task(self):
+        """The task of the calls that name none."""
+        return self._task
+
+    @task.setter
+    def task(self, task):
+        check_choice("task", task, self.tasks)
+        self._task = task
+
+    @property
+    def device(self):
+        """Where the model runs, a :class:`torch.device`."""
+        return self.backbone.device
+
+    @property
+    def multi_vector_dim(self):
+        """The dimensions of each row of a multi-vector."""
+        return self.backbone.multi_vector_dim
+
+    def check_truncate_dim(self, truncate_dim):
+        """Checks a number of dimensions to truncate single vectors to.
+
+        Raises:
+            ValueError: if the model was not trained for it
+        """
+        if truncate_dim is not None:
+            check_choice("truncate_dim", truncate_dim, (*self.backbone.matryoshka_dims, None))
+
+    def encode_texts(self, texts, task=None, prompt_name="query", max_length=None, truncate_dim=None):
+        """Encodes texts.
+
+        Args:
+            texts: a list of strings, or one string
+            task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
+            prompt_name ("query"): ``"query"`` or ``"passage"``: what the text is to its reader. With the task
+                ``"text-matching"`` all texts are queries
+            max_length (None): the number of tokens to keep, prefix included, at most 32768
+            truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
+
+        Returns:
+            :class:`Embeddings`
+
+        Raises:
+            TypeError: if an input is no string
+            ValueError: if an argument is not allowed
+        """
+        task = self._check_task(task)
+        self.check_truncate_dim(truncate_dim)
+        texts = [texts] if isinstance(texts, str) else texts
+        return self._encode(
+            texts, lambda text: self.processor.text_tokens(text, task, prompt_name, max_length), task, truncate_dim
+        )
+
+    def encode_images(self, images, task=None, max_pixels=None, truncate_dim=None):
+        """Encodes images.
+
+        Args:
+            images: a list of images, or one: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
+                URLs or :class:`jina_v4.images.ResizedImage`
+            task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
+            max_pixels (None): the area in pixels down to which larger images are resized; the cost of an image grows
+                with it. ``None`` means the checkpoint's own, 602112 pixels or 768 visual tokens
+            truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
+
+        Returns:
+            :class:`Embeddings`
+
+        Raises:
+            jina_v4.images.ImageError: if an image cannot be read, naming it
+            ValueError: if an argument is not allowed
+        """
+        task = self._check_task(task)
+        self.check_truncate_dim(truncate_dim)
+        settings = self.processor.image_settings
+        settings.check_max_pixels(max_pixels)
+        images = images if isinstance(images, (list, tuple)) else [images]
+        return self._encode(
+            images,
+            lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
+            task,
+            truncate_dim,
+        )
+
+    def _check_task(self, task):
+        if task is None:
+            return self.task
+
+        check_choice("task", task, self.tasks)
+        return task
+
+    def _encode(self, inputs, tokenize, task, truncate_dim):
+        inputs = list(inputs)
+        single = np.empty((len(inputs), truncate_dim or self.backbone.hidden_size), dtype=np.float32)
+        multi = [None] * len(inputs)
+        for start in range(0, len(inputs), _WINDOW):
+            prepared = [tokenize(item) for item in inputs[start : start + _WINDOW]]
+            for batch in plan_batches([len(tokens) for tokens in prepared], _TOKEN_BUDGET[self.device.type]):
+                outputs = self._forward([prepared[i] for i in batch], task)
+                for i, (hidden_states, projected) in zip(batch, outputs, strict=True):
+                    vector = truncate(single_vector(hidden_states, prepared[i].pooled), truncate_dim)
+                    single[start + i] = vector.cpu().numpy()
+                    multi[start + i] = multi_vector(projected).cpu().numpy()
+
+        if not np.isfinite(single).all():
+            raise FloatingPointError(
+                f"The model overflowed in {self.backbone.dtype}. Load it with precision='float32', or 'bfloat16' where "
+                "the GPU has it"
+            )
+
+        return Embeddings(single, multi)
+
+    def _forward(self, batch, task):
+        """Runs a batch; where memory does not suffice, runs its halves."""
+        try:
+            return self.backbone(batch, task, self.processor.image_settings)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise MemoryError(
+                    f"One input of {len(batch[0])} tokens does not fit into the memory of {self.device}. Lower "
+                    "`max_pixels`, free memory, or load the model with a smaller `precision`"
+                ) from error
+
+        # Outside the handler, whose traceback keeps the failed pass's tensors alive.
+        logger.info("Out of memory at %d inputs of %s: trying half", len(batch), self.device)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+        half = len(batch) // 2
+        return self._forward(batch[:half], task) + self._forward(batch[half:], task)
+
+
+def plan_batches(lengths, token_budget):
+    """Groups inputs of similar length, so that little of a batch is padding and no batch exceeds a budget.
+
+    Args:
+        lengths: the number of tokens of each input
+        token_budget: the number of tokens of a batch, padding included. An input that exceeds it runs alone
+
+    Returns:
+        a list of lists of indexes into ``lengths``, which together hold each index once
+    """
+    batches = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
+            batches.append([])
+            longest = lengths[i]
+
+        batches[-1].append(i)
+
+    return batches
+
+
+def _is_out_of_memory(error):
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+
+    # The CPU's and MPS's allocators raise plain RuntimeErrors.
+    message = str(error).lower()
+    return any(sign in message for sign in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -1,0 +1,272 @@
+"""Image files -> pixels -> patches.
+
+A worker of a data loader does the first half, up to a :class:`ResizedImage`; the second, :func:`patchify`, runs where
+the model does. Only torch, numpy and Pillow are imported here, so that a worker starts quickly.
+"""
+
+import io
+import math
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from .arguments import check_integer
+from .checkpoint import CheckpointError, read_json
+
+MAX_ASPECT_RATIO = 200
+
+_URL_TIMEOUT = 30  # seconds
+
+
+class ImageError(ValueError):
+    """An image that cannot be embedded. The message names the image and the reason."""
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How images become patches, as ``preprocessor_config.json`` states it."""
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    min_pixels: int
+    max_pixels: int
+    mean: tuple
+    std: tuple
+
+    @classmethod
+    def from_checkpoint(cls, directory):
+        """Reads the settings of a checkpoint.
+
+        Args:
+            directory: the checkpoint's directory
+
+        Returns:
+            an :class:`ImageSettings`
+        """
+        path = Path(directory) / "preprocessor_config.json"
+        config = read_json(path)
+        try:
+            return cls(
+                patch_size=config["patch_size"],
+                merge_size=config["merge_size"],
+                temporal_patch_size=config["temporal_patch_size"],
+                min_pixels=config["min_pixels"],
+                max_pixels=config["max_pixels"],
+                mean=tuple(config["image_mean"]),
+                std=tuple(config["image_std"]),
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks {error}. Delete it and download it again") from error
+
+    @property
+    def token_size(self):
+        """The side of the square that one visual token covers, in pixels of the resized image."""
+        return self.patch_size * self.merge_size
+
+    def check_max_pixels(self, max_pixels):
+        """Checks a limit on the resized image's area.
+
+        Args:
+            max_pixels: an int of at least :attr:`min_pixels`, or ``None`` for the checkpoint's own limit
+
+        Returns:
+            the limit, in pixels
+
+        Raises:
+            ValueError: if it is no such number
+        """
+        if max_pixels is None:
+            return self.max_pixels
+
+        check_integer("max_pixels", max_pixels, self.min_pixels)
+        return int(max_pixels)
+
+
+def load_image(source):
+    """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
+
+    Args:
+        source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
+            ``[0, 1]`` float tensor, the path of an image file, or an http(s) URL
+
+    Returns:
+        an RGB :class:`PIL.Image.Image`
+
+    Raises:
+        ImageError: if the image cannot be read
+    """
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            return _open_image(os.fspath(source))
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source)
+        if isinstance(source, torch.Tensor):
+            return Image.fromarray(_as_array(source)).convert("RGB")
+        if isinstance(source, np.ndarray):
+            return Image.fromarray(_squeeze_gray(source)).convert("RGB")
+    except ImageError:
+        raise
+    # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
+    except Exception as error:
+        raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
+
+    raise ImageError(
+        f"{describe(source)}: expected a PIL image, a uint8 array (HxWx3), a tensor (CxHxW), a path or an http(s) URL"
+    )
+
+
+def describe(source):
+    """Names an image in a message: its path or URL where it has one, else its type and shape."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if getattr(source, "filename", None):
+        return str(source.filename)
+
+    size = getattr(source, "shape", None) or getattr(source, "size", None)
+    return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
+
+
+def _open_image(path):
+    if path.startswith(("http://", "https://")):
+        with urllib.request.urlopen(path, timeout=_URL_TIMEOUT) as response:
+            file = io.BytesIO(response.read())
+    else:
+        file = open(path, "rb")
+
+    with file, Image.open(file) as image:
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image):
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _as_array(tensor):
+    tensor = tensor.detach().cpu()
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
+        raise ValueError(f"expected a CxHxW tensor, found shape {tuple(tensor.shape)}")
+
+    if tensor.is_floating_point():
+        tensor = (tensor * 255).round().clamp(0, 255)
+
+    return _squeeze_gray(tensor.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _squeeze_gray(array):
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+@dataclass(frozen=True)
+class ResizedImage:
+    """An image that fits the model's grid: what crosses from a data loader's worker to the model.
+
+    Args:
+        pixels: a uint8 tensor ``(3, height, width)``, both sides multiples of a visual token's side
+    """
+
+    pixels: torch.Tensor
+
+    def to(self, device):
+        """Returns the image on another device."""
+        return ResizedImage(self.pixels.to(device))
+
+
+def resized_size(height, width, settings, max_pixels):
+    """Computes the size at which the model sees an image.
+
+    Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as that allows, and the
+    area is brought between ``settings.min_pixels`` and ``max_pixels``. This is Qwen2-VL's resizing rule
+    (arXiv 2409.12191, section 2.1), with Python's rounding of halves to even.
+
+    Args:
+        height: the image's height, in pixels
+        width: the image's width, in pixels
+        settings: an :class:`ImageSettings`
+        max_pixels: the largest area, in pixels
+
+    Returns:
+        a ``(height, width)`` tuple
+
+    Raises:
+        ImageError: if one side is over 200 times the other
+    """
+    if min(height, width) < 1:
+        raise ImageError(f"the image is empty ({width}x{height} pixels)")
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ImageError(
+            f"the aspect ratio of {width}x{height} pixels is over {MAX_ASPECT_RATIO}, which the model does not accept; "
+            "crop or pad the image"
+        )
+
+    side = settings.token_size
+    resized = round(height / side) * side, round(width / side) * side
+    if resized[0] * resized[1] > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        resized = tuple(max(side, math.floor(x / shrink / side) * side) for x in (height, width))
+    elif resized[0] * resized[1] < settings.min_pixels:
+        grow = math.sqrt(settings.min_pixels / (height * width))
+        resized = tuple(math.ceil(x * grow / side) * side for x in (height, width))
+
+    return resized
+
+
+def resize_image(source, settings, max_pixels=None):
+    """Loads an image and resizes it to the model's grid.
+
+    The resize is bicubic and antialiased, on uint8, on the CPU: bit by bit what torchvision's resize gives.
+
+    Args:
+        source: an image as :func:`load_image` takes it, or a :class:`ResizedImage`, which is returned as it is
+        settings: an :class:`ImageSettings`
+        max_pixels (None): the largest area after resizing, in pixels. ``None`` means the checkpoint's own limit
+
+    Returns:
+        a :class:`ResizedImage`
+
+    Raises:
+        ImageError: if the image cannot be read, or its aspect ratio is over 200
+    """
+    if isinstance(source, ResizedImage):
+        return source
+
+    image = load_image(source)
+    try:
+        size = resized_size(image.height, image.width, settings, settings.check_max_pixels(max_pixels))
+    except ImageError as error:
+        raise ImageError(f"{describe(source)}: {error}") from None
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if size != (image.height, image.width):
+        pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
+
+    return ResizedImage(pixels.contiguous())
+
+
+def patchify(image, settings):
+    """Cuts an image into the patches that the vision tower reads.
+
+    Args:
+        image: a :class:`ResizedImage`; the computation runs where its pixels are
+        settings: an :class:`ImageSettings`
+
+    Returns:
+        a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. Patches are in the order of the
+        visual tokens that they merge into, and each shows the one image as two identical frames
+    """
+    pixels = image.pixels
+    mean = torch.tensor(settings.mean, device=pixels.device)[:, None, None] * 255
+    std = torch.tensor(settings.std, device=pixels.device)[:, None, None] * 255
+    pixels = (pixels.float() - mean) / std
+
+    channels, height, width = pixels.shape
+    patch, merge, frames = settings.patch_size, settings.merge_size, settings.temporal_patch_size
+    blocks = pixels.reshape(channels, height // patch // merge, merge, patch, width // patch // merge, merge, patch)
+    blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6)  # rows, columns, 2, 2, channels, patch, patch
+    blocks = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, frames, -1, -1)
+    return blocks.reshape(-1, channels * frames * patch * patch)

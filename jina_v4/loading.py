@@ -1,0 +1,266 @@
+"""Checkpoint files -> one backbone per process and device.
+
+Every shape is checked against the headers of the files before the first tensor is read, so that a checkpoint loads
+whole or not at all.
+"""
+
+import contextlib
+import re
+import threading
+import weakref
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .arguments import check_choice
+from .backbone import Backbone, Towers
+from .checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CheckpointError,
+    check_shapes,
+    open_safetensors,
+    read_json,
+    read_shapes,
+    weight_shards,
+)
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+_PROJECTOR = "multi_vector_projector."
+
+_SHARED = weakref.WeakValueDictionary()
+_SHARED_LOCK = threading.Lock()
+
+
+def resolve_device(device=None):
+    """Chooses where to run.
+
+    Args:
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"`` or a :class:`torch.device`. ``None`` means CUDA
+            if there is any, else MPS, else the CPU
+
+    Returns:
+        a :class:`torch.device`, with its index where it is a GPU
+
+    Raises:
+        ValueError: if there is no such device
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not allowed: expected 'cuda', 'cuda:<index>', 'mps' or 'cpu'"
+        ) from error
+
+    check_choice("device", device.type, ("cuda", "mps", "cpu"))
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r} is not there: torch {torch.__version__} finds no CUDA GPU")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={str(device)!r} is not there: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps' is not there: torch finds no Apple GPU")
+
+    return device
+
+
+def resolve_dtype(precision, device):
+    """Chooses the type that the model computes in.
+
+    Args:
+        precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and
+            float32 on the CPU and MPS
+        device: a :class:`torch.device`
+
+    Returns:
+        a :class:`torch.dtype`
+
+    Raises:
+        ValueError: if ``precision`` is not one of them
+    """
+    check_choice("precision", precision, PRECISIONS)
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+    return getattr(torch, precision)
+
+
+def shared_backbone(directory, device, dtype):
+    """Returns the process's one copy of a checkpoint on a device, loading it if no instance holds it.
+
+    The copy is freed when the last instance that holds it goes.
+
+    Args:
+        directory: the checkpoint's directory
+        device: a :class:`torch.device`
+        dtype: a :class:`torch.dtype`
+
+    Returns:
+        a :class:`Backbone`
+    """
+    key = (str(Path(directory).resolve()), str(device), dtype)
+    with _SHARED_LOCK:
+        backbone = _SHARED.get(key)
+        if backbone is None:
+            backbone = _SHARED[key] = load_backbone(directory, device, dtype)
+
+        return backbone
+
+
+def load_backbone(directory, device, dtype):
+    """Loads a checkpoint.
+
+    Args:
+        directory: the checkpoint's directory
+        device: a :class:`torch.device`
+        dtype: a :class:`torch.dtype`
+
+    Returns:
+        a :class:`Backbone`, frozen, in evaluation mode
+
+    Raises:
+        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit. Nothing is loaded by
+            half: every shape is checked before the first tensor is read
+    """
+    from transformers import Qwen2_5_VLConfig
+
+    # Of config.json, only what describes the network: it also asks for flash-attn, which may not be there, and for the
+    # repository's own Python, which is never run.
+    raw = read_json(Path(directory) / "config.json")
+    config = Qwen2_5_VLConfig(
+        text_config=raw["text_config"],
+        vision_config=raw["vision_config"],
+        image_token_id=raw["image_token_id"],
+        video_token_id=raw["video_token_id"],
+        attn_implementation="sdpa",
+    )
+
+    shards = weight_shards(directory)
+    _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
+
+    towers = Towers(_load_qwen(directory, config, device, dtype), _load_projector(shards, device, dtype))
+    network = _load_adapters(directory, raw["task_names"], towers, device, dtype)
+    return Backbone(network, matryoshka_dims=raw["matryoshka_dims"])
+
+
+def _check_base_shapes(config, projector_dim, shards, directory):
+    from transformers import Qwen2_5_VLModel
+
+    hidden_size = config.text_config.hidden_size
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in Qwen2_5_VLModel(config).state_dict().items()}
+    expected |= {f"{_PROJECTOR}weight": (projector_dim, hidden_size), f"{_PROJECTOR}bias": (projector_dim,)}
+
+    in_files = {shard: read_shapes(shard) for shard in sorted(set(shards.values()))}
+    found, stored_in = {}, {}
+    for key, shard in shards.items():
+        if key not in in_files[shard]:
+            raise CheckpointError(f"{shard} lacks the tensor {key!r}, which the index places there")
+
+        found[_module_name(key)] = in_files[shard][key]
+        stored_in[_module_name(key)] = shard
+
+    check_shapes(found, expected, source=lambda name: stored_in.get(name, directory))
+
+
+def _module_name(key):
+    """Maps a stored name, of the layout before or since transformers 4.52, to the name in ``Qwen2_5_VLModel``."""
+    key = re.sub(r"^model\.(?=visual\.|language_model\.)", "", key)
+    return re.sub(r"^model\.", "language_model.", key)
+
+
+def _load_qwen(directory, config, device, dtype):
+    from transformers import Qwen2_5_VLModel
+
+    # The files also hold the projector, of which transformers would warn.
+    with _transformers_errors_only():
+        model, report = Qwen2_5_VLModel.from_pretrained(
+            str(directory),
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    unloaded = [str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(report[name])]
+    if unloaded:
+        raise CheckpointError(
+            f"transformers left {len(unloaded)} tensors of {directory} unloaded, {unloaded[0]!r} first"
+        )
+
+    return model
+
+
+@contextlib.contextmanager
+def _transformers_errors_only():
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _load_projector(shards, device, dtype):
+    tensors = {}
+    for name in ("weight", "bias"):
+        with open_safetensors(shards[_PROJECTOR + name], str(device)) as file:
+            tensors[name] = file.get_tensor(_PROJECTOR + name).to(dtype)
+
+    projector = nn.Linear(*reversed(tensors["weight"].shape), device="meta")
+    projector.load_state_dict(tensors, assign=True)
+    return projector
+
+
+def _load_adapters(directory, tasks, towers, device, dtype):
+    """Adds one LoRA adapter per task. One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``."""
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    settings = read_json(Path(directory) / ADAPTER_CONFIG)
+    path = Path(directory) / ADAPTER_WEIGHTS
+    found = read_shapes(path)
+    expected_in_file = {}
+
+    network = None
+    with open_safetensors(path, str(device)) as file:
+        for task in tasks:
+            config = LoraConfig(
+                r=settings["r"],
+                lora_alpha=settings["lora_alpha"],
+                target_modules=settings["target_modules"],
+                exclude_modules=settings.get("exclude_modules"),
+                use_rslora=settings.get("use_rslora", False),
+                inference_mode=True,
+            )
+            if network is None:
+                network = PeftModel(towers, config, adapter_name=task, autocast_adapter_dtype=False)
+            else:
+                network.add_adapter(task, config, autocast_adapter_dtype=False)
+
+            adapter = get_peft_model_state_dict(network, adapter_name=task)
+            stored = {key: re.sub(r"(lora_[AB])\.", rf"\1.{task}.", key) for key in adapter}
+            expected = {stored[key]: tuple(tensor.shape) for key, tensor in adapter.items()}
+            check_shapes({key: found[key] for key in expected if key in found}, expected, source=path)
+            expected_in_file |= expected
+
+            tensors = {key: file.get_tensor(stored[key]).to(dtype) for key in adapter}
+            set_peft_model_state_dict(network, tensors, adapter_name=task)
+
+    check_shapes(found, expected_in_file, source=path)
+    return network.to(device=device, dtype=dtype)

@@ -1,0 +1,68 @@
+"""Hidden states -> the single vector and the multi-vector; truncation and pooling of either.
+
+Every vector that leaves this file is float32 and of length 1 (L2), whatever precision the model runs in.
+"""
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+POOLING_STRATEGIES = ("mean", "max")
+
+
+def single_vector(hidden_states, pooled):
+    """Pools one input's hidden states into its single vector (arXiv 2506.18902, section 4.2).
+
+    Args:
+        hidden_states: a tensor ``(tokens, hidden)``, after the final norm
+        pooled: the slice of tokens to average
+
+    Returns:
+        a float32 tensor ``(hidden,)`` of length 1
+    """
+    return normalize(hidden_states[pooled].float().mean(dim=0), dim=-1)
+
+
+def multi_vector(projected):
+    """Normalises projected tokens into a multi-vector.
+
+    Args:
+        projected: a tensor ``(tokens, 128)``
+
+    Returns:
+        a float32 tensor ``(tokens, 128)``, rows of length 1
+    """
+    return normalize(projected.float(), dim=-1)
+
+
+def truncate(vectors, dim):
+    """Keeps the first dimensions of Matryoshka vectors (arXiv 2205.13147).
+
+    Args:
+        vectors: a tensor ``(..., hidden)``
+        dim: the number of dimensions to keep, or ``None`` for all
+
+    Returns:
+        a tensor ``(..., dim)``, rows of length 1
+    """
+    return vectors if dim is None else normalize(vectors[..., :dim], dim=-1)
+
+
+def pool_multi_vectors(multi_vectors, strategy, dim=128):
+    """Pools each multi-vector into one vector.
+
+    Args:
+        multi_vectors: a list of N float32 arrays ``(tokens_i, dim)``
+        strategy: ``"mean"`` over the tokens, or ``"max"`` for the largest value of each dimension
+        dim (128): the dimensions of the result where the list is empty
+
+    Returns:
+        a float32 array ``(N, dim)``, rows of length 1
+    """
+    if not multi_vectors:
+        return np.empty((0, dim), dtype=np.float32)
+
+    pooled = np.stack(
+        [vectors.mean(axis=0) if strategy == "mean" else vectors.max(axis=0) for vectors in multi_vectors]
+    )
+    return normalize(torch.from_numpy(pooled), dim=-1).numpy()

@@ -1,0 +1,126 @@
+"""Texts and images -> token ids and positions.
+
+The contract that the rest of the engine relies on:
+
+- a text is ``"Query: <text>"`` or ``"Passage: <text>"``, and nothing else: no chat template, no begin or end token;
+- an image is one fixed prompt around its visual tokens, one token for each 2x2 block of 14x14 patches;
+- positions have three axes (time, height, width) that are equal in text and follow the grid in an image.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .arguments import check_choice, check_integer
+from .checkpoint import CheckpointError
+from .images import ImageSettings, ResizedImage
+
+PROMPT_NAMES = ("query", "passage")
+MAX_LENGTH = 32768
+
+_IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{visual_tokens}<|vision_end|>Describe the image.<|im_end|>\n"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text or image, as the language model reads it.
+
+    Args:
+        ids: an int64 tensor ``(length,)``
+        positions: an int64 tensor ``(3, length)``: time, height, width
+        pooled: the slice of the tokens whose mean is the single vector
+        image (None): the :class:`ResizedImage` whose visual tokens these are, for an image
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    pooled: slice
+    image: ResizedImage | None = None
+
+    def __len__(self):
+        return len(self.ids)
+
+
+class Processor:
+    """Turns texts and images into :class:`Tokens`.
+
+    Args:
+        directory: the checkpoint's directory
+    """
+
+    def __init__(self, directory):
+        from transformers import Qwen2Tokenizer
+
+        # The concrete class: the automatic ones would ask to run the repository's own Python.
+        self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
+        self.image_settings = ImageSettings.from_checkpoint(directory)
+
+        before, after = _IMAGE_PROMPT.split("{visual_tokens}")
+        self._before_image = self._ids(before)
+        self._after_image = self._ids(after)
+        self._visual_token = self._ids("<|image_pad|>")
+        if len(self._visual_token) != 1:
+            raise CheckpointError(f"The tokenizer in {directory} does not know <|image_pad|>: it is not Qwen2.5-VL's")
+
+    def _ids(self, text, **options):
+        return torch.tensor(self._tokenizer(text, **options)["input_ids"], dtype=torch.long)
+
+    def text_tokens(self, text, task, prompt_name="query", max_length=None):
+        """Tokenizes a text.
+
+        Args:
+            text: a string, which may be empty
+            task: the task. Text matching is symmetric, so all its texts are queries
+            prompt_name ("query"): ``"query"`` or ``"passage"``; ``None`` means ``"query"``
+            max_length (None): the number of tokens to keep, prefix included, from 1 to 32768. ``None`` keeps 32768
+
+        Returns:
+            the text's :class:`Tokens`
+
+        Raises:
+            TypeError: if the text is no string
+            ValueError: if an argument is not allowed
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"Expected a text, found {type(text).__name__}: {text!r:.80}")
+        if prompt_name is not None:
+            check_choice("prompt_name", prompt_name, PROMPT_NAMES)
+        if max_length is not None:
+            check_integer("max_length", max_length, 1, MAX_LENGTH)
+
+        is_passage = prompt_name == "passage" and task != "text-matching"
+        prefixed = f"{'Passage' if is_passage else 'Query'}: {text}"
+        ids = self._ids(prefixed, truncation=True, max_length=max_length or MAX_LENGTH)
+        return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)))
+
+    def image_tokens(self, image):
+        """Lays an image's visual tokens into the model's image prompt.
+
+        Args:
+            image: a :class:`ResizedImage`
+
+        Returns:
+            the image's :class:`Tokens`. The single vector pools the visual tokens and the two that enclose them
+        """
+        rows, columns = (side // self.image_settings.token_size for side in image.pixels.shape[-2:])
+        before, after = self._before_image, self._after_image
+        ids = torch.cat([before, self._visual_token.expand(rows * columns), after])
+
+        # Text, then the grid from where the text stopped, then text from the grid's far edge on.
+        start, end = len(before), len(before) + max(rows, columns)
+        grid = torch.stack(
+            [
+                torch.full((rows, columns), start),
+                torch.arange(start, start + rows)[:, None].expand(rows, columns),
+                torch.arange(start, start + columns).expand(rows, columns),
+            ]
+        )
+        positions = torch.cat(
+            [
+                torch.arange(start).expand(3, -1),
+                grid.reshape(3, -1),
+                torch.arange(end, end + len(after)).expand(3, -1),
+            ],
+            dim=1,
+        )
+        return Tokens(ids, positions, slice(start - 1, start + rows * columns + 1), image)
