@@ -3,6 +3,7 @@
 All of it is in place before anything imports FiftyOne, which reads its configuration on import.
 """
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -18,14 +19,13 @@ REPOSITORY = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
-_processes = []
-
 
 def pytest_configure(config):
-    config.private_folder = folder = Path(tempfile.mkdtemp(prefix="jina-v4-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="jina-v4-tests-"))
+    # Exit handlers run last in, first out: FiftyOne's, which still talks to MongoDB, must run before these.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     zoo = folder / "zoo"
-    zoo.mkdir()
-    (zoo / "jina_embeddings_v4").symlink_to(REPOSITORY)
+    copy_source(zoo / "jina_embeddings_v4")
 
     os.environ |= {
         "FIFTYONE_DATABASE_URI": _start_mongod(folder / "mongo"),
@@ -44,13 +44,10 @@ def pytest_configure(config):
     }
 
 
-def pytest_unconfigure(config):
-    for process in _processes:
-        process.kill()  # nothing in it is worth a tidy shutdown
-        process.wait()
-
-    # A first press of Ctrl-C may come before the folder does.
-    shutil.rmtree(getattr(config, "private_folder", "/nonexistent"), ignore_errors=True)
+def copy_source(folder):
+    """Copies what FiftyOne gets to see of this repository."""
+    hidden = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(REPOSITORY, folder, ignore=hidden)
 
 
 def _start_mongod(folder):
@@ -67,7 +64,8 @@ def _start_mongod(folder):
         port = free.getsockname()[1]
 
     command = [mongod, "--dbpath", folder, "--port", str(port), "--bind_ip", "127.0.0.1", "--logpath", folder / "log"]
-    _processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    mongod = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(lambda: (mongod.kill(), mongod.wait()))
     for _ in range(100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
