@@ -58,9 +58,11 @@ class JinaV4Config(fout.TorchImageModelConfig):
     def __init__(self, d):
         _check_arguments(d, self.ARGUMENTS)
         d = {key: value for key, value in d.items() if value is not None}
-        for name in ("classes", "filter_classes"):
-            if name in d:
-                d[name] = list(d[name]) if not isinstance(d[name], str) else d[name].split(",")
+        # FiftyOne's configurations take lists and strings only.
+        if "classes" in d:
+            d["classes"] = check_classes(d["classes"])
+        if "filter_classes" in d:
+            d["filter_classes"] = list(d["filter_classes"])
         if "device" in d:
             d["device"] = str(d["device"])
 

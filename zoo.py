@@ -83,7 +83,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         return self.encoder.backbone
 
     def _parse_classes(self, config):
-        return None if config.classes is None else check_classes(config.classes)
+        return config.classes
 
     def _build_transforms(self, config):
         return None, config.ragged_batches
@@ -301,19 +301,23 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def _score(self, embeddings):
         """Compares images with all classes: a float32 tensor ``(images, classes)``."""
-        classes = self._class_embeddings()
+        classes, tokens = self._class_embeddings()
         if self.score == "pooled":
             return torch.from_numpy(self._last_embeddings @ self._pool(classes).T)
 
-        tokens = ClassTokens(classes.multi, self.encoder.device)
         return maxsim(embeddings.multi, tokens, normalize=self.score == "maxsim")
 
     def _class_embeddings(self):
-        """Embeds the class texts, once for as long as nothing changes that they depend on."""
+        """Embeds the class texts, once for as long as nothing changes that they depend on.
+
+        Returns:
+            the texts' :class:`jina_v4.encoder.Embeddings`, and their :class:`jina_v4.scoring.ClassTokens`
+        """
         texts = [f"{self.text_prompt} {name}".strip() for name in self.classes]
         key = (self.task, self.query_prompt_name, texts)
         if key != self._cached_texts:
-            self._cached_classes = self._encode_texts(texts, self.query_prompt_name)
+            classes = self._encode_texts(texts, self.query_prompt_name)
+            self._cached_classes = classes, ClassTokens(classes.multi, self.encoder.device)
             self._cached_texts = key
 
         return self._cached_classes

@@ -13,7 +13,7 @@ import torch
 
 from .arguments import check_choice
 from .checkpoint import resolve
-from .images import resize_image
+from .images import is_one_image, resize_image
 from .loading import resolve_device, resolve_dtype, shared_backbone
 from .pooling import multi_vector, single_vector, truncate
 from .processing import Processor
@@ -163,7 +163,7 @@ class Encoder:
         self.check_truncate_dim(truncate_dim)
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
-        images = images if isinstance(images, (list, tuple)) else [images]
+        images = [images] if is_one_image(images) else images
         return self._encode(
             images,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),

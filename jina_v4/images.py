@@ -121,6 +121,14 @@ def load_image(source):
     )
 
 
+def is_one_image(value):
+    """Tells an image, of any kind that :func:`load_image` takes, from a sequence of images."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.ndim <= 3
+
+    return isinstance(value, (str, os.PathLike, Image.Image, ResizedImage))
+
+
 def describe(source):
     """Names an image in a message: its path or URL where it has one, else its type and shape."""
     if isinstance(source, (str, os.PathLike)):

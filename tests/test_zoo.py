@@ -1,0 +1,265 @@
+"""The model as FiftyOne uses it: vectors, prompts, labels, and settings that take effect at once."""
+
+import gc
+import logging
+import weakref
+
+import fiftyone as fo
+import fiftyone.brain as fob
+import fiftyone.zoo as foz
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .conftest import DEMO_MODEL
+
+TOLERANCE = 2e-6
+
+
+@pytest.fixture
+def images(image_files):
+    return [str(path) for path in image_files]
+
+
+def softmax(scores, temperature):
+    logits = (scores - scores.max(axis=1, keepdims=True)) / temperature
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def test_vectors_are_the_engine_s(load_demo, images):
+    model = load_demo()
+    vectors = model.embed_images(images)
+    np.testing.assert_allclose(vectors, model.encoder.encode_images(images).single, atol=TOLERANCE)
+    assert vectors.dtype == np.float32 and vectors.shape == (12, 128)
+
+    np.testing.assert_allclose(model.embed_all(images), vectors, atol=TOLERANCE)
+    np.testing.assert_allclose(model.embed(images[0]), vectors[0], atol=TOLERANCE)
+    np.testing.assert_array_equal(model.embed_prompt("a text"), model.embed_prompts(["a text"])[0])
+    np.testing.assert_allclose(
+        model.embed_prompts(["a", "b"]), model.encoder.encode_texts(["a", "b"]).single, atol=TOLERANCE
+    )
+
+
+def test_images_come_in_every_form(load_demo, images):
+    model = load_demo()
+    image = Image.open(images[0])
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    expected = model.embed(images[0])
+    for form in (image, array, tensor, tensor / 255):
+        np.testing.assert_allclose(model.embed(form), expected, atol=TOLERANCE)
+    for batch in (np.stack([array, array]), torch.stack([tensor, tensor])):
+        np.testing.assert_allclose(model.embed_all(batch), [expected, expected], atol=TOLERANCE)
+
+
+def test_prompts_are_queries_and_passages_are_passages(load_demo):
+    model = load_demo()
+    query = model.encoder.encode_texts(["a text"], prompt_name="query").single
+    passage = model.encoder.encode_texts(["a text"], prompt_name="passage").single
+    np.testing.assert_array_equal(model.embed_prompts(["a text"]), query)
+    np.testing.assert_array_equal(model.embed_passages(["a text"]), passage)
+
+    model.query_prompt_name = "passage"
+    np.testing.assert_array_equal(model.embed_prompts(["a text"]), passage)
+
+
+@pytest.mark.parametrize("strategy", ["mean", "max"])
+def test_pooled_vectors_of_images_and_prompts(load_demo, images, strategy):
+    model = load_demo(pooling_strategy=strategy)
+    multi = model.encoder.encode_images(images).multi
+    pooled = np.stack([getattr(vectors, strategy)(axis=0) for vectors in multi])
+    pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.embed_images(images), pooled, atol=TOLERANCE)
+    assert model.embed_prompt("a text").shape == (128,)
+
+
+def test_settings_take_effect_on_a_loaded_model(load_demo, images):
+    model = load_demo()
+    single = model.embed(images[0])
+
+    model.truncate_dim = 32
+    np.testing.assert_allclose(model.embed(images[0]), single[:32] / np.linalg.norm(single[:32]), atol=TOLERANCE)
+    model.truncate_dim = None
+
+    model.max_pixels = 3136
+    assert np.abs(model.embed(images[0]) - single).max() > 1e-4
+    model.max_pixels = None
+
+    model.task = "code"
+    assert np.abs(model.embed(images[0]) - single).max() > 1e-3
+    model.task = "retrieval"
+    np.testing.assert_array_equal(model.embed(images[0]), single)
+
+
+def test_max_pixels_reaches_the_data_loader(load_demo, dataset):
+    model = load_demo(max_pixels=3136)
+    embeddings = dataset.compute_embeddings(model, batch_size=4, num_workers=2)
+    np.testing.assert_allclose(
+        embeddings, model.encoder.encode_images(dataset.values("filepath"), max_pixels=3136).single, atol=TOLERANCE
+    )
+
+
+def test_zero_shot_probabilities_are_the_definition(load_demo, dataset):
+    classes = ["cat", "an old map of a harbour town", "dog"]
+    model = load_demo(classes=classes, text_prompt="A photo of")
+    dataset.apply_model(model, label_field="label", batch_size=5, store_logits=True)
+
+    pages = model.encoder.encode_images(dataset.values("filepath")).multi
+    texts = model.encoder.encode_texts([f"A photo of {name}" for name in classes]).multi
+    scores = np.array([[(text @ page.T).max(axis=1).mean() for text in texts] for page in pages])
+    probabilities = softmax(scores, temperature=0.02)
+
+    assert dataset.values("label.label") == [classes[i] for i in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose(dataset.values("label.confidence"), probabilities.max(axis=1), atol=1e-4)
+    logits = np.stack(dataset.values("label.logits"))
+    np.testing.assert_allclose(logits, (scores - scores.max(axis=1, keepdims=True)) / 0.02, atol=1e-3)
+
+
+def test_scores(load_demo, images):
+    model = load_demo(classes=["cat", "an old map of a harbour town"])
+    pages, texts = model.encoder.encode_images(images), model.encoder.encode_texts(model.classes)
+    sums = np.array([[(text @ page.T).max(axis=1).sum() for text in texts.multi] for page in pages.multi])
+
+    model.score, model.temperature = "maxsim-sum", 0.5
+    confidences = [label.confidence for label in model.predict_all(images)]
+    np.testing.assert_allclose(confidences, softmax(sums, 0.5).max(axis=1), atol=1e-4)
+
+    # Labels can be recomputed from stored vectors.
+    model.score, model.pooling_strategy = "pooled", "max"
+    confidences = [label.confidence for label in model.predict_all(images)]
+    cosines = model.embed_images(images) @ model.embed_prompts(model.classes).T
+    np.testing.assert_allclose(confidences, softmax(cosines, 0.5).max(axis=1), atol=1e-4)
+
+
+def test_class_texts_are_embedded_once(load_demo, images, monkeypatch):
+    model = load_demo(classes=["cat", "dog"])
+    encoded = []
+    encode_texts = model.encoder.encode_texts
+    monkeypatch.setattr(
+        model.encoder, "encode_texts", lambda texts, **kw: encoded.append(texts) or encode_texts(texts, **kw)
+    )
+
+    model.predict_all(images[:2])
+    model.predict_all(images[2:4])
+    assert encoded == [["cat", "dog"]]
+
+    for name, value in (
+        ("classes", ["cat", "cow"]),
+        ("text_prompt", "a"),
+        ("task", "code"),
+        ("query_prompt_name", "passage"),
+    ):
+        setattr(model, name, value)
+        model.predict_all(images[:1])
+    assert encoded[1:] == [["cat", "cow"], ["a cat", "a cow"], ["a cat", "a cow"], ["a cat", "a cow"]]
+
+
+def test_classes_changed_between_predictions_change_the_labels(load_demo, images):
+    model = load_demo(classes=["cat", "dog"])
+    first = model.predict_all(images)
+    model.classes = ["invoice", "letter", "map"]
+    second = model.predict_all(images)
+    assert {label.label for label in first} <= {"cat", "dog"}
+    assert {label.label for label in second} <= {"invoice", "letter", "map"}
+
+
+def test_a_prediction_leaves_pooled_vectors(load_demo, images):
+    model = load_demo(classes=["cat", "dog"])
+    with pytest.raises(ValueError, match="no embeddings yet"):
+        model.get_embeddings()
+
+    model.predict_all(images[:5])
+    np.testing.assert_allclose(
+        model.get_embeddings(), load_demo(pooling_strategy="mean").embed_images(images[:5]), atol=TOLERANCE
+    )
+    model.pooling_strategy = "max"
+    model.predict(images[0])
+    np.testing.assert_allclose(model.get_embeddings()[0], model.embed(images[0]), atol=TOLERANCE)
+
+
+def test_thresholds_and_filters_leave_empty_labels(load_demo, dataset):
+    model = load_demo(classes=["cat", "dog", "cow"], temperature=10)
+    dataset.apply_model(model, label_field="doubtful", batch_size=4, confidence_thresh=0.9)
+    assert dataset.values("doubtful.label") == [None] * 12
+
+    model.temperature = 1e-5
+    dataset.apply_model(model, label_field="all", batch_size=4)
+    labels = dataset.values("all.label")
+    dataset.apply_model(model, label_field="cats", batch_size=4, classes=["cat"])
+    assert dataset.values("cats.label") == [label if label == "cat" else None for label in labels]
+
+    # What was asked of one call is not remembered in the next.
+    dataset.apply_model(model, label_field="again", batch_size=4)
+    assert dataset.values("again.label") == labels and dataset.first()["again"].logits is None
+
+
+def test_thousands_of_classes(load_demo, images):
+    model = load_demo(classes=[f"class number {i}" for i in range(3000)])
+    labels = model.predict_all(images[:3])
+    assert all(label.label in model.classes and 0 < label.confidence <= 1 for label in labels)
+
+
+def test_predictions_without_classes_say_what_to_do(load_demo, dataset, caplog):
+    with pytest.raises(ValueError, match="needs classes: set model.classes"):
+        dataset.apply_model(load_demo(), label_field="label")
+    assert not caplog.records
+
+
+def test_instances_share_one_copy_of_the_weights(load_demo, dataset):
+    gc.collect()
+    model = load_demo(task="retrieval")
+    other = load_demo(task="code", truncate_dim=32)
+    assert other is not model and other.encoder.backbone is model.encoder.backbone
+    assert (model.task, other.task) == ("retrieval", "code")
+    assert np.abs(model.embed_prompt("a text")[:32] - other.embed_prompt("a text")).max() > 1e-3
+
+    reference = weakref.ref(model.encoder.backbone)
+    del model
+    gc.collect()
+    assert reference() is not None
+    del other
+    gc.collect()
+    assert reference() is None
+
+
+def test_brain_uses_another_task_s_model(dataset):
+    fob.compute_similarity(
+        dataset,
+        model=DEMO_MODEL,
+        model_kwargs={"task": "code"},
+        embeddings_field="code",
+        brain_key="code",
+        batch_size=4,
+    )
+    model = foz.load_zoo_model(DEMO_MODEL, task="code")
+    vectors = np.stack(dataset.values("code"))
+    np.testing.assert_allclose(vectors, model.embed_images(dataset.values("filepath")), atol=TOLERANCE)
+
+    best = dataset.sort_by_similarity("a sorting function", brain_key="code", k=1).first()
+    assert best.id == dataset.values("id")[int((vectors @ model.embed_prompt("a sorting function")).argmax())]
+
+
+def test_switching_the_task_of_a_shared_copy_between_batches(load_demo, images):
+    retrieval, code = load_demo(task="retrieval"), load_demo(task="code")
+    expected = retrieval.embed_images(images), code.embed_images(images)
+    for _ in range(2):
+        np.testing.assert_array_equal(retrieval.embed_images(images), expected[0])
+        np.testing.assert_array_equal(code.embed_images(images), expected[1])
+
+
+def test_manifest_is_complete():
+    for name, license in (("jinaai/jina-embeddings-v4", "Qwen Research License"), (DEMO_MODEL, "Apache 2.0")):
+        zoo_model = foz.get_zoo_model(name)
+        assert zoo_model.license == license and zoo_model.author and zoo_model.description
+        assert {"text-embeddings", "classification", "logits", "embeddings", "torch", "zero-shot"} <= set(
+            zoo_model.tags
+        )
+        zoo_model.ensure_requirements(error_level=0, log_success=False)
+
+
+def test_nothing_is_logged_when_all_goes_well(load_demo, dataset, caplog):
+    with caplog.at_level(logging.WARNING):
+        dataset.compute_embeddings(load_demo(classes=["cat", "dog"]), embeddings_field="vector", batch_size=4)
+    assert not caplog.records
+    assert fo.load_dataset(dataset.name).first()["vector"].dtype == np.float32
