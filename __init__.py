@@ -63,8 +63,7 @@ def resolve_input(model_name, ctx):
     """
     from .form import build_form
 
-    is_demo = model_name == DEMO_MODEL
-    return build_form(os.path.join(DEMO_CHECKPOINT, "config.json") if is_demo else None)
+    return build_form(DEMO_CHECKPOINT if model_name == DEMO_MODEL else None)
 
 
 def parse_parameters(model_name, ctx, params):

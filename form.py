@@ -3,7 +3,7 @@
 import fiftyone.operators.types as types
 
 from .config import SCORES, JinaV4Config
-from .jina_v4.checkpoint import read_json
+from .jina_v4.checkpoint import read_config
 from .jina_v4.loading import PRECISIONS
 from .jina_v4.pooling import POOLING_STRATEGIES
 from .jina_v4.processing import PROMPT_NAMES
@@ -16,16 +16,16 @@ _MATRYOSHKA_DIMS = (128, 256, 512, 1024, 2048)
 _MIN_PIXELS, _MAX_PIXELS = 3136, 37788800
 
 
-def build_form(config_path=None):
+def build_form(directory=None):
     """Defines the form.
 
     Args:
-        config_path (None): the ``config.json`` of the checkpoint, where it is known before loading
+        directory (None): the checkpoint's directory, where it is known before loading
 
     Returns:
         a :class:`fiftyone.operators.types.Property`
     """
-    config = {} if config_path is None else read_json(config_path)
+    config = {} if directory is None else read_config(directory)
     form = types.Object()
 
     _choice(form, "task", config.get("task_names", _TASKS), "Task", "Which adapter to apply", _DEFAULTS.task)

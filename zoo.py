@@ -18,6 +18,7 @@ from .batches import (
 )
 from .call_context import fiftyone_argument
 from .config import SCORES, Setting, check_classes, check_temperature, check_text_prompt, one_of
+from .jina_v4.checkpoint import resolve
 from .jina_v4.encoder import Encoder
 from .jina_v4.images import ImageError
 from .jina_v4.loading import resolve_device
@@ -73,13 +74,14 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         config.device = str(resolve_device(config.device))
         super().__init__(config)
 
-        # Arguments are checked as settings are, now that there is a checkpoint to check them against.
+    def _load_model(self, config):
+        self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision)
+
+        # Arguments are checked as settings are, and before the weights take their time to load.
         for name, attribute in vars(JinaV4).items():
             if isinstance(attribute, Setting):
                 setattr(self, name, getattr(config, name))
 
-    def _load_model(self, config):
-        self.encoder = Encoder.from_checkpoint(config.checkpoint, config.task, self._device, config.precision)
         return self.encoder.backbone
 
     def _parse_classes(self, config):

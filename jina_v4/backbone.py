@@ -25,15 +25,12 @@ class Backbone(nn.Module):
     """The frozen network with its adapters.
 
     Args:
-        network: a :class:`peft.PeftModel` with one adapter per task
-        matryoshka_dims: the dimensions that single vectors were trained to be truncated to
+        network: a :class:`peft.PeftModel` around :class:`Towers`, with one adapter per task
     """
 
-    def __init__(self, network, matryoshka_dims):
+    def __init__(self, network):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.tasks = tuple(network.peft_config)
-        self.matryoshka_dims = tuple(dim for dim in matryoshka_dims if dim <= self.hidden_size)
         self._lock = threading.Lock()
 
     @property

@@ -21,6 +21,16 @@ ADAPTER_WEIGHTS = "adapters/adapter_model.safetensors"
 
 REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
+CONFIG_KEYS = (
+    "text_config",
+    "vision_config",
+    "image_token_id",
+    "video_token_id",
+    "task_names",
+    "matryoshka_dims",
+    "multi_vector_projector_dim",
+)
+
 # Names, not suffixes: a file that this list does not foresee is a file that nothing here reads.
 TRUSTED_FILES = (
     "config.json",
@@ -165,6 +175,30 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
+
+
+def read_config(directory):
+    """Reads what describes the network.
+
+    ``config.json`` also asks for flash-attn, which may not be there, and for the repository's own Python, which is
+    never run; neither is handed on.
+
+    Args:
+        directory: the checkpoint's directory
+
+    Returns:
+        a dict with the keys :data:`CONFIG_KEYS`
+
+    Raises:
+        CheckpointError: naming the key that is missing
+    """
+    path = Path(directory) / "config.json"
+    config = read_json(path)
+    for key in CONFIG_KEYS:
+        if not isinstance(config, dict) or key not in config:
+            raise CheckpointError(f"{path} lacks {key!r}: it is not the config.json of a checkpoint like {REPOSITORY}")
+
+    return {key: config[key] for key in CONFIG_KEYS}
 
 
 def weight_shards(directory):

@@ -4,6 +4,7 @@ It plans the batches that the backbone runs, so that what a caller hands over at
 used, and it survives running out of memory by running less at a time.
 """
 
+import functools
 import gc
 import logging
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from .arguments import check_choice
-from .checkpoint import resolve
+from .checkpoint import read_config, resolve
 from .images import is_one_image, resize_image
 from .loading import resolve_device, resolve_dtype, shared_backbone
 from .pooling import multi_vector, single_vector, truncate
@@ -49,43 +50,54 @@ class Encoder:
     Encoders are light: all those of one checkpoint, device and precision share one copy of the weights. Each has its
     own default task.
 
+    The weights are loaded when they are first needed, so that wrong arguments are told before that takes its time.
+
     Args:
-        backbone: a :class:`jina_v4.backbone.Backbone`
-        processor: a :class:`jina_v4.processing.Processor` of the same checkpoint
+        directory: the checkpoint's directory
         task ("retrieval"): the task of the calls that name none
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
+        precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``
+
+    Raises:
+        jina_v4.checkpoint.CheckpointError: if the checkpoint is damaged
+        ValueError: if an argument is not allowed
     """
 
-    def __init__(self, backbone, processor, task="retrieval"):
-        self.backbone = backbone
-        self.processor = processor
+    def __init__(self, directory, task="retrieval", device=None, precision="auto"):
+        config = read_config(directory)
+        self.directory = directory
+        self.tasks = tuple(config["task_names"])
         self.task = task
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(precision, self.device)
+        self.processor = Processor(directory)
+
+        hidden_size = config["text_config"]["hidden_size"]
+        self.matryoshka_dims = tuple(dim for dim in config["matryoshka_dims"] if dim <= hidden_size)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint, task="retrieval", device=None, precision="auto"):
-        """Loads a checkpoint, or shares the copy that the process has of it.
+    def from_checkpoint(cls, checkpoint, **kwargs):
+        """Finds a checkpoint, or downloads it, and loads it, or shares the copy that the process has of it.
 
         Args:
             checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
-            task ("retrieval"): the default task
-            device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
-            precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``
+            **kwargs: the other arguments of :class:`Encoder`
 
         Returns:
             an :class:`Encoder`
 
         Raises:
-            jina_v4.checkpoint.CheckpointError: if the checkpoint is not to be had or damaged
+            jina_v4.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
             ValueError: if an argument is not allowed
         """
-        device = resolve_device(device)
-        dtype = resolve_dtype(precision, device)
-        directory = resolve(checkpoint)
-        return cls(shared_backbone(directory, device, dtype), Processor(directory), task)
+        encoder = cls(resolve(checkpoint), **kwargs)
+        encoder.backbone  # noqa: B018, loads the weights
+        return encoder
 
-    @property
-    def tasks(self):
-        """The tasks that the checkpoint has adapters for."""
-        return self.backbone.tasks
+    @functools.cached_property
+    def backbone(self):
+        """The process's one copy of the weights, a :class:`jina_v4.backbone.Backbone`."""
+        return shared_backbone(self.directory, self.device, self.dtype)
 
     @property
     def task(self):
@@ -96,11 +108,6 @@ class Encoder:
     def task(self, task):
         check_choice("task", task, self.tasks)
         self._task = task
-
-    @property
-    def device(self):
-        """Where the model runs, a :class:`torch.device`."""
-        return self.backbone.device
 
     @property
     def multi_vector_dim(self):
@@ -114,7 +121,7 @@ class Encoder:
             ValueError: if the model was not trained for it
         """
         if truncate_dim is not None:
-            check_choice("truncate_dim", truncate_dim, (*self.backbone.matryoshka_dims, None))
+            check_choice("truncate_dim", truncate_dim, (*self.matryoshka_dims, None))
 
     def encode_texts(self, texts, task=None, prompt_name="query", max_length=None, truncate_dim=None):
         """Encodes texts.
@@ -193,7 +200,7 @@ class Encoder:
 
         if not np.isfinite(single).all():
             raise FloatingPointError(
-                f"The model overflowed in {self.backbone.dtype}. Load it with precision='float32', or 'bfloat16' where "
+                f"The model overflowed in {self.dtype}. Load it with precision='float32', or 'bfloat16' where "
                 "the GPU has it"
             )
 

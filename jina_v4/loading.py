@@ -21,6 +21,7 @@ from .checkpoint import (
     CheckpointError,
     check_shapes,
     open_safetensors,
+    read_config,
     read_json,
     read_shapes,
     weight_shards,
@@ -136,9 +137,7 @@ def load_backbone(directory, device, dtype):
     """
     from transformers import Qwen2_5_VLConfig
 
-    # Of config.json, only what describes the network: it also asks for flash-attn, which may not be there, and for the
-    # repository's own Python, which is never run.
-    raw = read_json(Path(directory) / "config.json")
+    raw = read_config(directory)
     config = Qwen2_5_VLConfig(
         text_config=raw["text_config"],
         vision_config=raw["vision_config"],
@@ -152,7 +151,7 @@ def load_backbone(directory, device, dtype):
 
     towers = Towers(_load_qwen(directory, config, device, dtype), _load_projector(shards, device, dtype))
     network = _load_adapters(directory, raw["task_names"], towers, device, dtype)
-    return Backbone(network, matryoshka_dims=raw["matryoshka_dims"])
+    return Backbone(network)
 
 
 def _check_base_shapes(config, projector_dim, shards, directory):
