@@ -83,9 +83,10 @@ def _fetch(model_name, model_path):
     """Makes sure of the weights, and writes where they are last, so that a download that was cut off left no trace."""
     import json
 
-    from .jina_v4.checkpoint import resolve
+    from .jina_v4.checkpoint import REPOSITORY, REVISION, resolve
 
-    source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else model_name
+    # With its revision, the name of the repository cannot be that of a folder that happens to be here.
+    source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else f"{REPOSITORY}@{REVISION}"
     directory = str(resolve(source))
 
     os.makedirs(os.path.dirname(model_path), exist_ok=True)
@@ -96,13 +97,17 @@ def _fetch(model_name, model_path):
 
 
 def _downloaded(model_path):
-    """Reads where the weights are, or returns ``None`` where they are no longer."""
+    """Reads where the weights are, or returns ``None`` where they are no longer, or not all of them."""
     import json
 
-    if not os.path.isfile(model_path):
+    from .jina_v4.checkpoint import check_files
+
+    try:
+        with open(model_path) as file:
+            directory = json.load(file)["checkpoint"]
+
+        check_files(directory)
+    except (OSError, ValueError):
         return None
 
-    with open(model_path) as file:
-        directory = json.load(file)["checkpoint"]
-
-    return directory if os.path.isdir(directory) else None
+    return directory

@@ -10,6 +10,7 @@ Nothing here needs torch; the weights are looked at only through their safetenso
 import json
 import logging
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 REPOSITORY = "jinaai/jina-embeddings-v4"
@@ -20,6 +21,9 @@ ADAPTER_CONFIG = "adapters/adapter_config.json"
 ADAPTER_WEIGHTS = "adapters/adapter_model.safetensors"
 
 REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+
+# The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
+TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 CONFIG_KEYS = (
     "text_config",
@@ -49,7 +53,7 @@ TRUSTED_FILES = (
 
 logger = logging.getLogger(__name__)
 
-_HUB_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_REFERENCE = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -88,38 +92,40 @@ def resolve(reference):
 
 def _from_hub(repository, revision):
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     if revision is None:
         revision = REVISION if repository == REPOSITORY else "main"
 
     request = {"repo_id": repository, "revision": revision, "allow_patterns": list(TRUSTED_FILES)}
 
+    try:
+        cached = Path(snapshot_download(**request, local_files_only=True))
+        check_files(cached)
+    except (OSError, ValueError):  # not there, not complete, or no repository's name
+        cached = None
+
     # A commit never changes, so a complete copy of it needs no network; a branch is asked for again.
-    if _COMMIT.fullmatch(revision):
-        try:
-            snapshot = Path(snapshot_download(**request, local_files_only=True))
-            check_files(snapshot)
-            return snapshot
-        except (LocalEntryNotFoundError, CheckpointError):
-            pass
+    if cached is not None and _COMMIT.fullmatch(revision):
+        return cached
 
     try:
         snapshot = Path(snapshot_download(**request))
     except Exception as error:
         raise CheckpointError(
             f"Could not download {repository!r} at revision {revision!r}: {error}. Check the name, the network and, "
-            "for a private repository, `hf auth login`; a download that was cut off resumes where it stopped. "
+            "for a private repository, `hf auth login`; the files that did arrive are kept for the next attempt. "
             "Without a network, pass checkpoint='/path/to/a/copy'"
         ) from error
 
-    check_files(snapshot)
-    _verify_checksums(repository, snapshot)
+    if snapshot != cached:
+        _verify_checksums(repository, snapshot)
+        check_files(snapshot)
+
     return snapshot
 
 
 def _verify_checksums(repository, snapshot):
-    """Compares a fresh download with the hashes that the hub publishes."""
+    """Compares a fresh download with the hashes that the hub publishes, and deletes what does not have them."""
     from huggingface_hub import HfApi
 
     try:
@@ -129,26 +135,34 @@ def _verify_checksums(repository, snapshot):
         logger.warning("Could not compare %s with the hub's checksums: %s", snapshot, error)
         return
 
-    if report.mismatches:
-        altered = ", ".join(str(snapshot / mismatch["path"]) for mismatch in report.mismatches)
+    names = [mismatch["path"] for mismatch in report.mismatches]
+    altered = [snapshot / name for name in names if any(fnmatch(name, pattern) for pattern in TRUSTED_FILES)]
+    # Left there, they would pass for a complete download the next time.
+    for path in altered:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    if altered:
         raise CheckpointError(
-            f"Altered after the download from {repository!r}: {altered} does not have the hash that the hub "
-            "publishes. Delete it and load the model again"
+            f"What came from {repository!r} as {', '.join(map(str, altered))} did not have the hash that the hub "
+            "publishes, and was deleted. Load the model again to download it again"
         )
 
 
 def check_files(directory):
-    """Checks that every file a checkpoint needs is there.
+    """Checks that every file a checkpoint needs is there, and that its JSON files are JSON.
 
     Args:
         directory: the checkpoint's directory
 
     Raises:
-        CheckpointError: naming the missing files
+        CheckpointError: naming the missing files, or the damaged one
     """
     directory = Path(directory)
     required = [*REQUIRED_FILES, WEIGHT_INDEX]
     missing = [name for name in required if not (directory / name).is_file()]
+    if not any(all((directory / name).is_file() for name in layout) for layout in TOKENIZER_LAYOUTS):
+        missing.append("tokenizer.json")
     if WEIGHT_INDEX not in missing:
         missing += sorted(shard.name for shard in set(weight_shards(directory).values()) if not shard.is_file())
 
@@ -157,6 +171,11 @@ def check_files(directory):
             f"The checkpoint in {directory} lacks {', '.join(missing)}. It must have the layout of {REPOSITORY} on the "
             "Hugging Face hub; download it again or point `checkpoint` at a complete copy"
         )
+
+    # transformers, which reads some of them, would not say which one it could not read.
+    for name in TRUSTED_FILES:
+        if name.endswith(".json") and (directory / name).is_file():
+            read_json(directory / name)
 
 
 def read_json(path):

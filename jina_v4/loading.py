@@ -1,7 +1,7 @@
 """Checkpoint files -> one backbone per process and device.
 
-Every shape is checked against the headers of the files before the first tensor is read, so that a checkpoint loads
-whole or not at all.
+Every shape is checked against the headers of the files before the tensors are read, so that a checkpoint loads whole or
+not at all.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from .backbone import Backbone, Towers
 from .checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    WEIGHT_INDEX,
     CheckpointError,
     check_shapes,
     open_safetensors,
@@ -133,7 +134,7 @@ def load_backbone(directory, device, dtype):
 
     Raises:
         CheckpointError: naming the file and the tensor that is missing, damaged or does not fit. Nothing is loaded by
-            half: every shape is checked before the first tensor is read
+            half
     """
     from transformers import Qwen2_5_VLConfig
 
@@ -149,7 +150,7 @@ def load_backbone(directory, device, dtype):
     shards = weight_shards(directory)
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
-    towers = Towers(_load_qwen(directory, config, device, dtype), _load_projector(shards, device, dtype))
+    towers = Towers(_load_qwen(shards, config, device, dtype), _load_projector(shards, device, dtype))
     network = _load_adapters(directory, raw["task_names"], towers, device, dtype)
     return Backbone(network)
 
@@ -171,7 +172,7 @@ def _check_base_shapes(config, projector_dim, shards, directory):
         found[_module_name(key)] = in_files[shard][key]
         stored_in[_module_name(key)] = shard
 
-    check_shapes(found, expected, source=lambda name: stored_in.get(name, directory))
+    check_shapes(found, expected, source=lambda name: stored_in.get(name, Path(directory) / WEIGHT_INDEX))
 
 
 def _module_name(key):
@@ -180,40 +181,33 @@ def _module_name(key):
     return re.sub(r"^model\.", "language_model.", key)
 
 
-def _load_qwen(directory, config, device, dtype):
+def _load_qwen(shards, config, device, dtype):
     from transformers import Qwen2_5_VLModel
 
-    # The files also hold the projector, of which transformers would warn.
-    with _transformers_errors_only():
+    # transformers gets the tensors, not the directory: there it would prefer a ``model.safetensors`` to the shards that
+    # the index names, and follow an ``adapter_config.json``.
+    with contextlib.ExitStack() as stack:
+        files = {shard: stack.enter_context(open_safetensors(shard)) for shard in set(shards.values())}
         model, report = Qwen2_5_VLModel.from_pretrained(
-            str(directory),
+            None,
             config=config,
+            # Slices, which are read one at a time.
+            state_dict={
+                _module_name(key): files[shard].get_slice(key)
+                for key, shard in shards.items()
+                if not key.startswith(_PROJECTOR)
+            },
             dtype=dtype,
             device_map={"": device},
             attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
             output_loading_info=True,
         )
+
     unloaded = [str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(report[name])]
     if unloaded:
-        raise CheckpointError(
-            f"transformers left {len(unloaded)} tensors of {directory} unloaded, {unloaded[0]!r} first"
-        )
+        raise CheckpointError(f"transformers left {len(unloaded)} tensors unloaded, {unloaded[0]!r} first")
 
     return model
-
-
-@contextlib.contextmanager
-def _transformers_errors_only():
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _load_projector(shards, device, dtype):
@@ -227,11 +221,21 @@ def _load_projector(shards, device, dtype):
     return projector
 
 
+def _read_adapter_config(directory):
+    path = Path(directory) / ADAPTER_CONFIG
+    settings = read_json(path)
+    for key in ("r", "lora_alpha", "target_modules"):
+        if not isinstance(settings, dict) or key not in settings:
+            raise CheckpointError(f"{path} lacks {key!r}: it is not the configuration of LoRA adapters")
+
+    return settings
+
+
 def _load_adapters(directory, tasks, towers, device, dtype):
     """Adds one LoRA adapter per task. One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``."""
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    settings = read_json(Path(directory) / ADAPTER_CONFIG)
+    settings = _read_adapter_config(directory)
     path = Path(directory) / ADAPTER_WEIGHTS
     found = read_shapes(path)
     expected_in_file = {}

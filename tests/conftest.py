@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -30,12 +31,20 @@ def pytest_configure(config):
 
     os.environ |= environment(folder, uri) | {
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        # No hub but the one that a test may start there.
+        "HF_ENDPOINT": f"http://127.0.0.1:{_free_port()}",
         "HF_HOME": str(folder / "huggingface"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     # OpenMP's threads spin while they wait, which on a busy machine makes torch many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,224 @@
+"""Weights load whole or not at all, once per process, from any layout of the files and from no file but the trusted."""
+
+import gc
+import json
+import shutil
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from jina_embeddings_v4.jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WEIGHT_INDEX, CheckpointError
+from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.jina_v4.loading import resolve_device, resolve_dtype
+from safetensors.torch import load_file, save_file
+
+from ..traps import set_traps
+
+SHARD = "model-00002-of-00002.safetensors"
+BASE_KEY = "model.layers.2.mlp.up_proj.weight"
+ADAPTER_KEY = "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_B.code.weight"
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "checkpoint")
+
+
+def load(directory, **kwargs):
+    return Encoder.from_checkpoint(directory, device="cpu", **kwargs)
+
+
+def edit_json(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_tensors(path, edit):
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def store_weights(directory, shards, rename=lambda key: key):
+    """Stores the base model's weights in other files, the tensors dealt out in turn, and under other names."""
+    old = sorted(directory.glob("model-*.safetensors"))
+    tensors = {rename(key): tensor for path in old for key, tensor in load_file(path).items()}
+    for path in old:
+        path.unlink()
+
+    weight_map = {key: shards[i % len(shards)] for i, key in enumerate(sorted(tensors))}
+    for shard in shards:
+        save_file({key: tensors[key] for key in tensors if weight_map[key] == shard}, directory / shard)
+    (directory / WEIGHT_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def assert_same_embeddings(found, expected, image):
+    for task in expected.tasks:
+        np.testing.assert_array_equal(
+            found.encode_texts(["wörld 日本"], task).single, expected.encode_texts(["wörld 日本"], task).single
+        )
+    np.testing.assert_array_equal(found.encode_images([image]).multi, expected.encode_images([image]).multi)
+
+
+DAMAGES = {
+    "a truncated shard": (lambda d: truncate(d / SHARD), [SHARD, "truncated"]),
+    "a truncated adapter": (lambda d: truncate(d / ADAPTER_WEIGHTS), [ADAPTER_WEIGHTS, "truncated"]),
+    "a text for a shard": (lambda d: (d / SHARD).write_text("<html>Not found</html>"), [SHARD, "not a safetensors"]),
+    "an empty shard": (lambda d: (d / SHARD).write_bytes(b""), [SHARD, "truncated"]),
+    "an index that lacks a tensor": (
+        lambda d: edit_json(d / WEIGHT_INDEX, lambda index: index["weight_map"].pop(BASE_KEY)),
+        [WEIGHT_INDEX, "layers.2.mlp.up_proj.weight", "incomplete"],
+    ),
+    "a shard that lacks a tensor": (
+        lambda d: edit_tensors(d / SHARD, lambda tensors: tensors.pop(BASE_KEY)),
+        [SHARD, BASE_KEY],
+    ),
+    "a tensor of another shape": (
+        lambda d: edit_tensors(d / SHARD, lambda tensors: tensors.update({BASE_KEY: torch.zeros(96, 32)})),
+        [SHARD, "layers.2.mlp.up_proj.weight", "(96, 32)", "(96, 64)"],
+    ),
+    "a projector of another shape": (
+        lambda d: edit_tensors(
+            d / SHARD, lambda tensors: tensors.update({"multi_vector_projector.bias": torch.ones(64)})
+        ),
+        [SHARD, "multi_vector_projector.bias", "(64,)", "(128,)"],
+    ),
+    "a config.json of fewer layers": (
+        lambda d: edit_json(d / "config.json", lambda config: config["text_config"].update(num_hidden_layers=2)),
+        [SHARD, "layers.2.", "12 tensors that the model does not have"],
+    ),
+    "an adapter tensor of another shape": (
+        lambda d: edit_tensors(d / ADAPTER_WEIGHTS, lambda tensors: tensors.update({ADAPTER_KEY: torch.zeros(64, 16)})),
+        [ADAPTER_WEIGHTS, ADAPTER_KEY, "(64, 16)", "(64, 32)"],
+    ),
+    "an adapter without one of its tensors": (
+        lambda d: edit_tensors(d / ADAPTER_WEIGHTS, lambda tensors: tensors.pop(ADAPTER_KEY)),
+        [ADAPTER_WEIGHTS, ADAPTER_KEY],
+    ),
+    "no adapter for one of the tasks": (
+        lambda d: edit_tensors(
+            d / ADAPTER_WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if ".text-matching." in key]
+        ),
+        [ADAPTER_WEIGHTS, ".text-matching.weight"],
+    ),
+    "adapter tensors of no use": (
+        lambda d: edit_tensors(d / ADAPTER_WEIGHTS, lambda tensors: tensors.update({"lora_A.other": torch.ones(1)})),
+        [ADAPTER_WEIGHTS, "'lora_A.other'"],
+    ),
+    "an adapter_config.json without a rank": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.pop("r")),
+        [ADAPTER_CONFIG, "lacks 'r'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, named", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_an_error_that_names_it(copy, damage, named):
+    damage(copy)
+    with pytest.raises(CheckpointError) as error:
+        load(copy)
+    file, *words = named
+    assert str(copy / file) in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_what_is_not_trusted_is_neither_run_nor_read(copy, encoder, golden_images, tmp_path):
+    set_traps(copy, tmp_path / "evidence")
+    # transformers would take these for the weights, or for the way to them.
+    weights = {key: tensor + 1 for path in copy.glob("model-*") for key, tensor in load_file(path).items()}
+    save_file(weights, copy / "model.safetensors")
+    (copy / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "another/model"}')
+
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_tensors_may_be_in_any_shard(copy, encoder, golden_images):
+    store_weights(copy, ["model-a.safetensors", "weights.safetensors", "model-00001-of-00009.safetensors"])
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
+
+
+def test_tensors_may_have_the_names_of_newer_transformers(copy, encoder, golden_images):
+    def rename(key):
+        if key.startswith("visual."):
+            return f"model.{key}"
+        return key.replace("model.", "model.language_model.", 1) if key.startswith("model.") else key
+
+    store_weights(copy, ["model.safetensors"], rename)
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
+
+
+@pytest.mark.parametrize("names", [["tokenizer.json"], ["vocab.json", "merges.txt", "added_tokens.json"]])
+def test_the_tokenizer_may_be_of_either_layout(copy, encoder, golden_images, names):
+    for name in names:
+        (copy / name).unlink()
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
+
+
+def test_one_copy_of_the_weights_however_the_directory_is_written(copy, tmp_path, monkeypatch):
+    first = load(copy, task="code")
+    (tmp_path / "link").symlink_to(copy)
+    monkeypatch.chdir(tmp_path)
+    for same in (load(str(copy)), load("checkpoint"), load("link"), load(f"../{tmp_path.name}/checkpoint")):
+        assert same.backbone is first.backbone
+        assert same.task == "retrieval" and first.task == "code"
+
+    assert load(copy, precision="bfloat16").backbone is not first.backbone
+
+
+def test_instances_that_are_made_at_the_same_time_share_the_weights(copy):
+    encoders = []
+    threads = [threading.Thread(target=lambda: encoders.append(load(copy))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(encoders) == 4 and len({id(encoder.backbone) for encoder in encoders}) == 1
+
+
+def test_the_weights_go_when_the_last_instance_goes(copy):
+    first, second = load(copy), load(copy)
+    first.encode_texts(["a text"])
+    backbone = weakref.ref(first.backbone)
+    weight = weakref.ref(next(first.backbone.parameters()))
+
+    del first
+    gc.collect()
+    assert backbone() is second.backbone
+
+    del second
+    gc.collect()
+    assert backbone() is None and weight() is None
+
+
+def test_the_precision_is_that_of_every_weight(copy):
+    for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        assert {weight.dtype for weight in load(copy, precision=precision).backbone.parameters()} == {dtype}
+
+
+def test_devices():
+    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device(None).type == ("cuda" if torch.cuda.is_available() else resolve_device(None).type)
+
+    for device in ("gpu", "", "cuda:x", "meta", "xpu"):
+        with pytest.raises(ValueError, match=f"device='{device}' is not allowed: expected .*'cuda'.*'mps'.*'cpu'"):
+            resolve_device(device)
+    with pytest.raises(ValueError, match="device='cuda:99' is not there: "):
+        resolve_device("cuda:99")
+
+
+def test_precisions():
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu) == torch.float32
+    assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
+    for precision in ("fp16", "half", None, torch.float32):
+        with pytest.raises(ValueError, match="precision=.* expected one of 'auto', 'float32', 'bfloat16', 'float16'"):
+            resolve_dtype(precision, cpu)
