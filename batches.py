@@ -10,12 +10,13 @@ import fiftyone.utils.torch as fout
 import numpy as np
 import torch
 
+from .call_context import fiftyone_argument
 from .jina_v4.images import ImageError, resize_image
 
 
 @dataclass(frozen=True)
 class FailedImage:
-    """An image that could not be loaded.
+    """An image that could not be loaded, or not be embedded.
 
     Args:
         reason: which image it is, and what is wrong with it
@@ -79,6 +80,8 @@ class PatchTransform:
         self.max_pixels = max_pixels
 
     def __call__(self, patch):
+        # What names an image in messages. FiftyOne tells the crop alone, but has the file at hand.
+        patch.filename = f"a patch of {fiftyone_argument('fiftyone.utils.torch', 'image_path')}"
         return _Patch(load_or_fail(patch, self.settings, self.max_pixels))
 
 
@@ -97,30 +100,36 @@ class _Patch:
 
 
 class EmbeddingRows(list):
-    """The embeddings of a batch in which an image failed: vectors, and ``None`` for that image.
+    """The embeddings of a batch in which an image failed: a vector per image, ``None`` or ``MISSING`` for that one.
 
     FiftyOne concatenates the batches of a sample's patches, which joins lists of these into one.
     """
 
     def __array_function__(self, function, types, args, kwargs):
         if function is np.concatenate:
-            return EmbeddingRows(row for batch in args[0] for row in batch)
+            return [None if row is MISSING else row for batch in args[0] for row in batch]
 
         return NotImplemented
 
 
 class _Missing:
-    """The row of an image that failed, where FiftyOne collects embeddings in memory.
+    """The embedding of an image that failed, where FiftyOne puts embeddings together.
 
-    FiftyOne stacks the rows that it collected. With one of these among them, that gives the list that it documents for
-    collections with failures: a vector or ``None`` per image.
+    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
+    collections with failures: a vector or ``None`` per image. It concatenates the batches of a sample's patches. With
+    this for one of them, that gives the ``None`` that it documents for samples with failures.
     """
 
     def __array_function__(self, function, types, args, kwargs):
         if function is np.stack:
             return [None if row is self else row for row in args[0]]
+        if function is np.concatenate:
+            return None
 
         return NotImplemented
+
+    def __getitem__(self, index):
+        return self
 
 
 MISSING = _Missing()

@@ -182,18 +182,19 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         Returns:
             a float32 array ``(images, dim)``, or a list of rows if images failed
         """
-        images, readable = self._load_images(images)
-        vectors = self._vectors(self._encode_images(readable))
+        images, embeddings = self._encode_images(images)
+        vectors = self._vectors(embeddings)
         self._last_embeddings = vectors
-        if len(readable) == len(images):
+        if len(vectors) == len(images):
             return vectors
 
         into_field = fiftyone_argument(_FIFTYONE, "embeddings_field") is not None
-        if not into_field and fiftyone_argument(_FIFTYONE, "patches_field") is not None:
+        of_patches = fiftyone_argument(_FIFTYONE, "patches_field") is not None
+        if of_patches and not into_field:
             # In memory, FiftyOne knows of samples that failed, but not of single patches.
-            raise ImageError("a patch of this sample cannot be embedded")
+            return MISSING
 
-        return EmbeddingRows(_spread(vectors, images, None if into_field else MISSING))
+        return EmbeddingRows(_spread(vectors, images, None if into_field and not of_patches else MISSING))
 
     def embed_images(self, images):
         """Embeds images.
@@ -256,21 +257,45 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return self._last_embeddings
 
-    def _load_images(self, images):
-        """Loads images, and returns all results and, apart, the images that are readable."""
+    def _encode_images(self, images):
+        """Loads and encodes images.
+
+        Returns:
+            a tuple of the images, each that failed replaced by a :class:`FailedImage`, and the
+            :class:`jina_v4.encoder.Embeddings` of the others
+        """
         settings = self.encoder.processor.image_settings
+        skip_failures = fiftyone_argument(_FIFTYONE, "skip_failures", default=False)
         images = [load_or_fail(image, settings, self.max_pixels) for image in images]
         failures = [image for image in images if isinstance(image, FailedImage)]
-        if failures and not fiftyone_argument(_FIFTYONE, "skip_failures", default=False):
+        if failures and not skip_failures:
             raise ImageError(failures[0].reason)
 
         for failure in failures:
             logger.warning("Skipping an image that cannot be read: %s", failure.reason)
 
-        return images, [image for image in images if not isinstance(image, FailedImage)]
+        try:
+            return images, self._encode_loaded(images)
+        except (MemoryError, FloatingPointError):
+            if not skip_failures:
+                raise
 
-    def _encode_images(self, images):
-        return self.encoder.encode_images(images, truncate_dim=self.truncate_dim)
+        # One image is too much for the model even alone. The others must not go with it.
+        images = [self._encode_or_fail(image) for image in images]
+        return images, self._encode_loaded(images)
+
+    def _encode_loaded(self, images):
+        loaded = [image for image in images if not isinstance(image, FailedImage)]
+        return self.encoder.encode_images(loaded, truncate_dim=self.truncate_dim)
+
+    def _encode_or_fail(self, image):
+        try:
+            self._encode_loaded([image])
+        except (MemoryError, FloatingPointError) as error:
+            logger.warning("Skipping an image that the model cannot take: %s: %s", image.name, error)
+            return FailedImage(str(error))
+
+        return image
 
     def _encode_texts(self, texts, prompt_name):
         return self.encoder.encode_texts(texts, prompt_name=prompt_name, truncate_dim=self.truncate_dim)
@@ -290,9 +315,10 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def _predict_all(self, images):
         self._require_classes()
-        images, readable = self._load_images(images)
-        embeddings = self._encode_images(readable)
+        images, embeddings = self._encode_images(images)
         self._last_embeddings = self._pool(embeddings)
+        if not len(embeddings):
+            return [None] * len(images)
 
         logits = class_logits(self._score(embeddings), self.temperature)
         classify = fout.ClassifierOutputProcessor(self.classes, store_logits=self.store_logits)

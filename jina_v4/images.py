@@ -91,6 +91,8 @@ class ImageSettings:
 def load_image(source):
     """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
 
+    Of 16-bit grays, the high byte is taken.
+
     Args:
         source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
             ``[0, 1]`` float tensor, the path of an image file, or an http(s) URL
@@ -107,9 +109,9 @@ def load_image(source):
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
         if isinstance(source, torch.Tensor):
-            return Image.fromarray(_as_array(source)).convert("RGB")
+            return _upright_rgb(Image.fromarray(_as_array(source)))
         if isinstance(source, np.ndarray):
-            return Image.fromarray(_squeeze_gray(source)).convert("RGB")
+            return _upright_rgb(Image.fromarray(_squeeze_gray(source)))
     except ImageError:
         raise
     # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
@@ -152,7 +154,12 @@ def _open_image(path):
 
 
 def _upright_rgb(image):
-    return ImageOps.exif_transpose(image).convert("RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Viewers show the high byte. Pillow would clip, and show all but the darkest 256 of 65536 grays as white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+    return image.convert("RGB")
 
 
 def _as_array(tensor):
@@ -161,9 +168,11 @@ def _as_array(tensor):
         raise ValueError(f"expected a CxHxW tensor, found shape {tuple(tensor.shape)}")
 
     if tensor.is_floating_point():
-        tensor = (tensor * 255).round().clamp(0, 255)
+        tensor = (tensor * 255).round().clamp(0, 255).to(torch.uint8)
+    elif tensor.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 or float values, found {tensor.dtype}")
 
-    return _squeeze_gray(tensor.to(torch.uint8).permute(1, 2, 0).numpy())
+    return _squeeze_gray(tensor.permute(1, 2, 0).numpy())
 
 
 def _squeeze_gray(array):
@@ -176,13 +185,24 @@ class ResizedImage:
 
     Args:
         pixels: a uint8 tensor ``(3, height, width)``, both sides multiples of a visual token's side
+        name: what to call the image in messages
     """
 
     pixels: torch.Tensor
+    name: str
 
     def to(self, device):
         """Returns the image on another device."""
-        return ResizedImage(self.pixels.to(device))
+        return ResizedImage(self.pixels.to(device), self.name)
+
+    def __reduce__(self):
+        # A tensor would leave a worker through shared memory and hold a file descriptor open until the model is done
+        # with it. A large batch has more images than a process may have of these, or a container of that.
+        return _resized_image, (self.pixels.numpy(), self.name)
+
+
+def _resized_image(pixels, name):
+    return ResizedImage(torch.from_numpy(pixels), name)
 
 
 def resized_size(height, width, settings, max_pixels):
@@ -253,7 +273,7 @@ def resize_image(source, settings, max_pixels=None):
     if size != (image.height, image.width):
         pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
 
-    return ResizedImage(pixels.contiguous())
+    return ResizedImage(pixels.contiguous(), describe(source))
 
 
 def patchify(image, settings):
