@@ -129,7 +129,7 @@ class _Missing:
         return NotImplemented
 
     def __getitem__(self, index):
-        return self
+        return self  # where a patch is embedded alone
 
 
 MISSING = _Missing()

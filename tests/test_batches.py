@@ -78,12 +78,18 @@ def mixed(dataset, unreadable):
     mixed = fo.Dataset()
     mixed.add_samples([fo.Sample(filepath=path) for path in good[:6] + bad + good[6:]])
     yield mixed
-    mixed.delete()
+    delete(mixed)
 
 
 @pytest.fixture
 def model(load_demo):
     return load_demo(classes=["invoice", "letter"])
+
+
+def delete(dataset):
+    """Deletes a dataset, and its similarity index, which FiftyOne would keep in memory, the model with it."""
+    dataset.delete_brain_runs()
+    dataset.delete()
 
 
 def expect_warnings(caplog, unreadable):
@@ -199,8 +205,7 @@ def patches(dataset):
 
     patches = dataset[:4].clone()
     yield patches
-    patches.delete_brain_runs()  # A view of patches outlives its dataset, and with it an index, and the index's model.
-    patches.delete()
+    delete(patches)
 
 
 def crops(sample):
