@@ -10,6 +10,9 @@ from .call_context import fiftyone_argument
 
 __version__ = "0.1.0"
 
+# The module whose running functions say what the call being served was asked to do.
+_ZOO = "fiftyone.zoo.models"
+
 DEMO_MODEL = "jina-embeddings-v4-demo"
 DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_checkpoint")
 
@@ -24,9 +27,14 @@ def download_model(model_name, model_path):
         model_name: the model's name in the manifest
         model_path: the path of that file
     """
-    # A model that is being loaded from a checkpoint of the user's own needs no other weights.
-    arguments = fiftyone_argument("fiftyone.zoo.models", "kwargs", default={})
-    if not arguments.get("checkpoint"):
+    _require_packages(model_name)
+
+    from .config import JinaV4Config
+
+    # The arguments of the model that is being loaded. A wrong one must not wait for gigabytes to arrive, and a model
+    # from a checkpoint of the person's own needs no other weights.
+    config = JinaV4Config(fiftyone_argument(_ZOO, "kwargs", default={}))
+    if config.checkpoint is None:
         _fetch(model_name, model_path)
 
 
@@ -79,6 +87,17 @@ def parse_parameters(model_name, ctx, params):
     parse_form(params)
 
 
+def _require_packages(model_name):
+    """Checks or installs the model's requirements, which FiftyOne does only after the download that needs them."""
+    import fiftyone.zoo as foz
+
+    error_level = fiftyone_argument(_ZOO, "error_level")
+    if fiftyone_argument(_ZOO, "install_requirements", default=False):
+        foz.install_zoo_model_requirements(model_name, error_level=error_level)
+    elif fiftyone_argument(_ZOO, "ensure_requirements", default=True):
+        foz.ensure_zoo_model_requirements(model_name, error_level=error_level, log_success=False)
+
+
 def _fetch(model_name, model_path):
     """Makes sure of the weights, and writes where they are last, so that a download that was cut off left no trace."""
     import json
@@ -90,8 +109,9 @@ def _fetch(model_name, model_path):
     directory = str(resolve(source))
 
     os.makedirs(os.path.dirname(model_path), exist_ok=True)
-    with open(model_path, "w") as file:
+    with open(f"{model_path}.part", "w") as file:
         json.dump({"model": model_name, "checkpoint": directory}, file, indent=4)
+    os.replace(f"{model_path}.part", model_path)
 
     return directory
 
@@ -107,7 +127,7 @@ def _downloaded(model_path):
             directory = json.load(file)["checkpoint"]
 
         check_files(directory)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
     return directory

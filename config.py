@@ -7,6 +7,9 @@ import numbers
 import fiftyone.utils.torch as fout
 
 from .jina_v4.arguments import check_choice
+from .jina_v4.loading import PRECISIONS, resolve_device
+from .jina_v4.pooling import POOLING_STRATEGIES
+from .jina_v4.processing import PROMPT_NAMES
 
 SCORES = ("maxsim", "maxsim-sum", "pooled")
 
@@ -37,53 +40,36 @@ class JinaV4Config(fout.TorchImageModelConfig):
             own weights
     """
 
-    ARGUMENTS = (
-        "task",
-        "classes",
-        "text_prompt",
-        "pooling_strategy",
-        "truncate_dim",
-        "max_pixels",
-        "query_prompt_name",
-        "passage_prompt_name",
-        "score",
-        "temperature",
-        "confidence_thresh",
-        "filter_classes",
-        "device",
-        "precision",
-        "checkpoint",
-    )
+    DEFAULTS = {
+        "task": "retrieval",
+        "classes": None,
+        "text_prompt": "",
+        "pooling_strategy": None,
+        "truncate_dim": None,
+        "max_pixels": None,
+        "query_prompt_name": "query",
+        "passage_prompt_name": "passage",
+        "score": "maxsim",
+        "temperature": 0.02,
+        "confidence_thresh": None,
+        "filter_classes": None,
+        "device": None,
+        "precision": "auto",
+        "checkpoint": None,
+    }
 
     def __init__(self, d):
-        _check_arguments(d, self.ARGUMENTS)
-        d = {key: value for key, value in d.items() if value is not None}
-        # FiftyOne's configurations take lists and strings only.
-        if "classes" in d:
-            d["classes"] = check_classes(d["classes"])
-        if "filter_classes" in d:
-            d["filter_classes"] = list(d["filter_classes"])
-        if "device" in d:
-            d["device"] = str(d["device"])
+        _check_names(d, self.DEFAULTS)
+        values = self.DEFAULTS | {name: value for name, value in d.items() if value is not None}
+        for name, check in CHECKS.items():
+            values[name] = check(name, values[name])
 
-        super().__init__(d)
-        self.raw_inputs = True
-        self.ragged_batches = False
-
-        self.task = self.parse_string(d, "task", default="retrieval")
-        self.text_prompt = self.parse_raw(d, "text_prompt", default="")
-        self.pooling_strategy = self.parse_raw(d, "pooling_strategy", default=None)
-        self.truncate_dim = self.parse_raw(d, "truncate_dim", default=None)
-        self.max_pixels = self.parse_raw(d, "max_pixels", default=None)
-        self.query_prompt_name = self.parse_raw(d, "query_prompt_name", default="query")
-        self.passage_prompt_name = self.parse_raw(d, "passage_prompt_name", default="passage")
-        self.score = self.parse_raw(d, "score", default="maxsim")
-        self.temperature = self.parse_raw(d, "temperature", default=0.02)
-        self.precision = self.parse_raw(d, "precision", default="auto")
-        self.checkpoint = self.parse_raw(d, "checkpoint", default=None)
+        super().__init__({"raw_inputs": True, "ragged_batches": False})
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
-def _check_arguments(arguments, known):
+def _check_names(arguments, known):
     for name in arguments:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)
@@ -91,15 +77,89 @@ def _check_arguments(arguments, known):
             raise TypeError(f"Unknown argument {name!r}: {hint}The arguments are {', '.join(known)}")
 
 
+def _one_of(*choices):
+    def check(name, value):
+        check_choice(name, value, choices)
+        return value
+
+    return check
+
+
+def _number(minimum, maximum=math.inf, or_none=False):
+    def check(name, value):
+        if not (value is None and or_none):
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not minimum <= value <= maximum or math.isinf(value):
+                upper = "" if math.isinf(maximum) else f" and at most {maximum}"
+                raise ValueError(f"{name}={value!r} is not allowed: expected a number of at least {minimum}{upper}")
+
+        return value
+
+    return check
+
+
+def _string(name, value):
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is not allowed: expected a string")
+
+    return value
+
+
+def _class_names(name, value):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is not allowed: expected a list of class names")
+
+    value = list(value)
+    seen = set()
+    for class_name in value:
+        if not isinstance(class_name, str) or not class_name.strip():
+            raise ValueError(f"{name} holds {class_name!r}: expected names that are not empty")
+        if class_name in seen:
+            raise ValueError(
+                f"{name} holds {class_name!r} twice, and the two would share its probability: name it once"
+            )
+
+        seen.add(class_name)
+
+    if not value:
+        raise ValueError(f"{name} is empty: expected at least one class name, or None")
+
+    return value
+
+
+def _device(name, value):
+    return str(resolve_device(value))
+
+
+# Of the arguments that can be checked before there is a checkpoint: a function of the name and the value that returns
+# the value to keep, or raises an error that names the allowed ones.
+CHECKS = {
+    "classes": _class_names,
+    "text_prompt": _string,
+    "pooling_strategy": _one_of(*POOLING_STRATEGIES, None),
+    "query_prompt_name": _one_of(*PROMPT_NAMES),
+    "passage_prompt_name": _one_of(*PROMPT_NAMES),
+    "score": _one_of(*SCORES),
+    # Smaller ones divide by nothing in float32.
+    "temperature": _number(minimum=1e-6),
+    "confidence_thresh": _number(minimum=0, maximum=1, or_none=True),
+    "filter_classes": _class_names,
+    "device": _device,
+    "precision": _one_of(*PRECISIONS),
+}
+
+
 class Setting:
-    """An argument that can also be set on a loaded model. It is checked each time it is set.
+    """An argument that can also be set on a loaded model. It is checked each time, and kept in the model's config.
 
     Args:
         doc: what it is
-        check: a function of the model and the new value, which raises an error that names the allowed values
+        check (None): a function of the model and the value that raises an error, for what depends on the checkpoint
     """
 
-    def __init__(self, doc, check):
+    def __init__(self, doc, check=None):
         self.__doc__ = doc
         self._check = check
 
@@ -110,39 +170,10 @@ class Setting:
         return self if model is None else getattr(model.config, self._name)
 
     def __set__(self, model, value):
-        self._check(model, value)
+        if self._name in CHECKS:
+            value = CHECKS[self._name](self._name, value)
+        if self._check is not None:
+            self._check(model, value)
+
         setattr(model.config, self._name, value)
-
-
-def one_of(name, choices):
-    return lambda model, value: check_choice(name, value, choices)
-
-
-def check_temperature(model, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"temperature={value!r} is not allowed: expected a number over 0")
-
-
-def check_text_prompt(model, value):
-    if not isinstance(value, str):
-        raise ValueError(f"text_prompt={value!r} is not allowed: expected a string, eg 'A photo of a'")
-
-
-def check_classes(classes):
-    if isinstance(classes, str):
-        raise ValueError(f"classes={classes!r} is not allowed: expected a list of class names")
-
-    classes = list(classes)
-    seen = set()
-    for name in classes:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"classes holds {name!r}: expected names that are not empty")
-        if name in seen:
-            raise ValueError(f"classes holds {name!r} twice, and the two would share its probability: name it once")
-
-        seen.add(name)
-
-    if not classes:
-        raise ValueError("classes is empty: expected at least one class name")
-
-    return classes
+        model._leave_cache()

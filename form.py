@@ -8,8 +8,6 @@ from .jina_v4.loading import PRECISIONS
 from .jina_v4.pooling import POOLING_STRATEGIES
 from .jina_v4.processing import PROMPT_NAMES
 
-_DEFAULTS = JinaV4Config({})
-
 # An App's form needs its ranges before there is a checkpoint to ask; these are the ones of jina-embeddings-v4.
 _TASKS = ("retrieval", "text-matching", "code")
 _MATRYOSHKA_DIMS = (128, 256, 512, 1024, 2048)
@@ -28,7 +26,9 @@ def build_form(directory=None):
     config = {} if directory is None else read_config(directory)
     form = types.Object()
 
-    _choice(form, "task", config.get("task_names", _TASKS), "Task", "Which adapter to apply", _DEFAULTS.task)
+    _choice(
+        form, "task", config.get("task_names", _TASKS), "Task", "Which adapter to apply", JinaV4Config.DEFAULTS["task"]
+    )
     form.str(
         "classes",
         label="Classes",
@@ -39,12 +39,12 @@ def build_form(directory=None):
         label="Text prompt",
         description="What to put before each class name, eg 'A photo of a'",
     )
-    _choice(form, "score", SCORES, "Score", "How images and classes are compared", _DEFAULTS.score)
+    _choice(form, "score", SCORES, "Score", "How images and classes are compared", JinaV4Config.DEFAULTS["score"])
     form.float(
         "temperature",
         min=0.001,
         max=100,
-        default=_DEFAULTS.temperature,
+        default=JinaV4Config.DEFAULTS["temperature"],
         label="Temperature",
         description="The softmax temperature of the class probabilities: the smaller, the more decided",
     )
@@ -75,9 +75,11 @@ def build_form(directory=None):
         PROMPT_NAMES,
         "Query prompt",
         "The prefix of prompts and class texts",
-        _DEFAULTS.query_prompt_name,
+        JinaV4Config.DEFAULTS["query_prompt_name"],
     )
-    _choice(form, "precision", PRECISIONS, "Precision", "What the model computes in", _DEFAULTS.precision)
+    _choice(
+        form, "precision", PRECISIONS, "Precision", "What the model computes in", JinaV4Config.DEFAULTS["precision"]
+    )
     form.str("device", label="Device", description="cuda, cuda:1, mps or cpu. By default, the first there is")
 
     return types.Property(form, view=types.View(label="Jina Embeddings v4"))

@@ -6,6 +6,8 @@ import sys
 
 import fiftyone.core.models as fom
 import fiftyone.utils.torch as fout
+import fiftyone.zoo.models as fozm
+import numpy as np
 import torch
 
 from .batches import (
@@ -17,13 +19,11 @@ from .batches import (
     load_or_fail,
 )
 from .call_context import fiftyone_argument
-from .config import SCORES, Setting, check_classes, check_temperature, check_text_prompt, one_of
+from .config import Setting
 from .jina_v4.checkpoint import resolve
 from .jina_v4.encoder import Encoder
-from .jina_v4.images import ImageError
-from .jina_v4.loading import resolve_device
-from .jina_v4.pooling import POOLING_STRATEGIES, pool_multi_vectors
-from .jina_v4.processing import PROMPT_NAMES
+from .jina_v4.images import ImageError, is_one_image
+from .jina_v4.pooling import pool_multi_vectors
 from .jina_v4.scoring import ClassTokens, class_logits, maxsim
 
 # The module whose running functions say what the call being served was asked to do.
@@ -32,6 +32,9 @@ _FIFTYONE = "fiftyone.core.models"
 # A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
 # what it is sent by name, along the ``sys.path`` that it inherits: for the length of a call, this folder is on it.
 _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Images that are loaded at a time.
+_BATCH = 64
 
 logger = logging.getLogger(__name__)
 
@@ -48,44 +51,33 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         config: a :class:`jina_embeddings_v4.config.JinaV4Config`
     """
 
-    text_prompt = Setting("What to put before each class name.", check_text_prompt)
-    pooling_strategy = Setting(
-        "``None`` for single vectors, ``'mean'`` or ``'max'`` for pooled multi-vectors.",
-        one_of("pooling_strategy", (*POOLING_STRATEGIES, None)),
-    )
+    classes = Setting("The class names for zero-shot classification, a list of strings, or ``None``.")
+    text_prompt = Setting("What to put before each class name.")
+    pooling_strategy = Setting("``None`` for single vectors, ``'mean'`` or ``'max'`` for pooled multi-vectors.")
+    temperature = Setting("The softmax temperature of the class probabilities.")
+    score = Setting("How images and classes are compared: ``'maxsim'``, ``'maxsim-sum'`` or ``'pooled'``.")
+    query_prompt_name = Setting("The prefix of prompts and class texts: ``'query'`` or ``'passage'``.")
+    passage_prompt_name = Setting("The prefix of texts that are documents: ``'query'`` or ``'passage'``.")
     truncate_dim = Setting(
         "The number of dimensions of single vectors, ``None`` for all.",
         lambda model, value: model.encoder.check_truncate_dim(value),
     )
     max_pixels = Setting(
-        "The area in pixels down to which larger images are resized.",
+        "The area in pixels down to which larger images are resized, ``None`` for the checkpoint's own.",
         lambda model, value: model.encoder.processor.image_settings.check_max_pixels(value),
-    )
-    temperature = Setting("The softmax temperature of the class probabilities.", check_temperature)
-    score = Setting("How images and classes are compared.", one_of("score", SCORES))
-    query_prompt_name = Setting("The prefix of prompts and class texts.", one_of("query_prompt_name", PROMPT_NAMES))
-    passage_prompt_name = Setting(
-        "The prefix of texts that are documents.", one_of("passage_prompt_name", PROMPT_NAMES)
     )
 
     def __init__(self, config):
         self._last_embeddings = None
-        self._cached_texts, self._cached_classes = None, None
-        config.device = str(resolve_device(config.device))
+        self._cached_key, self._cached_classes = None, None
         super().__init__(config)
 
     def _load_model(self, config):
         self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision)
 
-        # Arguments are checked as settings are, and before the weights take their time to load.
-        for name, attribute in vars(JinaV4).items():
-            if isinstance(attribute, Setting):
-                setattr(self, name, getattr(config, name))
-
+        # What needs a checkpoint to be checked against, before its weights take their time to load.
+        self.truncate_dim, self.max_pixels = config.truncate_dim, config.max_pixels
         return self.encoder.backbone
-
-    def _parse_classes(self, config):
-        return config.classes
 
     def _build_transforms(self, config):
         return None, config.ragged_batches
@@ -95,16 +87,25 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         if fiftyone_argument(_FIFTYONE, "label_field") is not None:
             self._require_classes()
 
+        self._leave_cache()
         sys.path.append(_SOURCE_FOLDER)
         return super().__enter__()
 
     def __exit__(self, *args):
-        sys.path.remove(_SOURCE_FOLDER)
         super().__exit__(*args)
+        if _SOURCE_FOLDER in sys.path:
+            # The last of them, since a person may have it there, too.
+            del sys.path[-1 - sys.path[::-1].index(_SOURCE_FOLDER)]
 
-    #
-    # Settings
-    #
+    def _leave_cache(self):
+        """Leaves FiftyOne's cache of loaded models, as soon as this one is used or changed.
+
+        The cache would hand it to whoever loads the same name, a similarity index above all, whose queries must not
+        follow what the owner of this instance sets on it.
+        """
+        for key, model in list(getattr(fozm, "_MODELS", {}).items()):
+            if model is self:
+                del fozm._MODELS[key]
 
     @property
     def task(self):
@@ -114,19 +115,16 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     @task.setter
     def task(self, task):
         self.encoder.task = task
-
-    @property
-    def classes(self):
-        """The class names for zero-shot classification, a list of strings, or ``None``."""
-        return self._classes
-
-    @classes.setter
-    def classes(self, classes):
-        self._classes = None if classes is None else check_classes(classes)
+        self._leave_cache()
 
     #
     # What FiftyOne asks
     #
+
+    @property
+    def num_classes(self):
+        """The number of classes, or ``None``."""
+        return None if self.classes is None else len(self.classes)
 
     @property
     def has_collate_fn(self):
@@ -170,19 +168,40 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return self.embed_all([image])[0]
 
-    def embed_all(self, images):
-        """Embeds images. The vectors are those of :meth:`embed_images`.
+    def embed_images(self, images):
+        """Embeds images.
 
-        FiftyOne calls this. Where it was asked to skip failures, an image that cannot be read is reported, and its row
-        is empty in the way that FiftyOne expects of the call.
+        Args:
+            images: a list of any number of images, see :meth:`embed`
+
+        Returns:
+            a float32 array ``(images, dim)``, rows of length 1: single vectors, or multi-vectors pooled by
+            :attr:`pooling_strategy`
+
+        Raises:
+            jina_v4.images.ImageError: if an image cannot be read, naming it
+        """
+        images = _as_list(images)
+        batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)] or [[]]
+        return np.concatenate([self.embed_all(batch) for batch in batches])
+
+    def embed_all(self, images):
+        """Embeds a batch of images for FiftyOne, as :meth:`embed_images` does.
+
+        Where FiftyOne was asked to skip failures, an image that cannot be read is reported, and its row is empty in the
+        way that FiftyOne expects of the call.
 
         Args:
             images: a list of images, see :meth:`embed`
 
         Returns:
-            a float32 array ``(images, dim)``, or a list of rows if images failed
+            a float32 array ``(images, dim)``; if images failed, :class:`jina_embeddings_v4.batches.EmbeddingRows`, or,
+            for patches in memory, ``MISSING``
+
+        Raises:
+            jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
         """
-        images, embeddings = self._encode_images(images)
+        images, embeddings = self._encode_images(_as_list(images))
         vectors = self._vectors(embeddings)
         self._last_embeddings = vectors
         if len(vectors) == len(images):
@@ -195,21 +214,6 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             return MISSING
 
         return EmbeddingRows(_spread(vectors, images, None if into_field and not of_patches else MISSING))
-
-    def embed_images(self, images):
-        """Embeds images.
-
-        Args:
-            images: a list of images, see :meth:`embed`
-
-        Returns:
-            a float32 array ``(images, dim)``, rows of length 1: single vectors, or multi-vectors pooled by
-            :attr:`pooling_strategy`
-
-        Raises:
-            jina_v4.images.ImageError: if an image cannot be read, naming it
-        """
-        return self.embed_all(images)
 
     def embed_prompt(self, prompt):
         """Embeds a text query.
@@ -264,6 +268,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             a tuple of the images, each that failed replaced by a :class:`FailedImage`, and the
             :class:`jina_v4.encoder.Embeddings` of the others
         """
+        self._leave_cache()
         settings = self.encoder.processor.image_settings
         skip_failures = fiftyone_argument(_FIFTYONE, "skip_failures", default=False)
         images = [load_or_fail(image, settings, self.max_pixels) for image in images]
@@ -298,6 +303,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         return image
 
     def _encode_texts(self, texts, prompt_name):
+        self._leave_cache()
         return self.encoder.encode_texts(texts, prompt_name=prompt_name, truncate_dim=self.truncate_dim)
 
     def _vectors(self, embeddings):
@@ -315,7 +321,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def _predict_all(self, images):
         self._require_classes()
-        images, embeddings = self._encode_images(images)
+        images, embeddings = self._encode_images(_as_list(images))
         self._last_embeddings = self._pool(embeddings)
         if not len(embeddings):
             return [None] * len(images)
@@ -329,24 +335,19 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def _score(self, embeddings):
         """Compares images with all classes: a float32 tensor ``(images, classes)``."""
-        classes, tokens = self._class_embeddings()
         if self.score == "pooled":
-            return torch.from_numpy(self._last_embeddings @ self._pool(classes).T)
+            return torch.from_numpy(self._last_embeddings @ self._class_vectors("pooled", self._pool).T)
 
-        return maxsim(embeddings.multi, tokens, normalize=self.score == "maxsim")
+        classes = self._class_vectors("tokens", lambda texts: ClassTokens(texts.multi, self.encoder.device))
+        return maxsim(embeddings.multi, classes, normalize=self.score == "maxsim")
 
-    def _class_embeddings(self):
-        """Embeds the class texts, once for as long as nothing changes that they depend on.
-
-        Returns:
-            the texts' :class:`jina_v4.encoder.Embeddings`, and their :class:`jina_v4.scoring.ClassTokens`
-        """
+    def _class_vectors(self, kind, prepare):
+        """Embeds the class texts and prepares them for scoring, once for as long as all that they depend on stays."""
         texts = [f"{self.text_prompt} {name}".strip() for name in self.classes]
-        key = (self.task, self.query_prompt_name, texts)
-        if key != self._cached_texts:
-            classes = self._encode_texts(texts, self.query_prompt_name)
-            self._cached_classes = classes, ClassTokens(classes.multi, self.encoder.device)
-            self._cached_texts = key
+        key = (kind, self.pooling_strategy if kind == "pooled" else None, self.task, self.query_prompt_name, texts)
+        if key != self._cached_key:
+            self._cached_classes = prepare(self._encode_texts(texts, self.query_prompt_name))
+            self._cached_key = key
 
         return self._cached_classes
 
@@ -356,6 +357,10 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
                 "Zero-shot classification needs classes: set model.classes = ['invoice', 'letter', ...], or pass "
                 "classes=[...] to load_zoo_model()"
             )
+
+
+def _as_list(images):
+    return [images] if is_one_image(images) else list(images)
 
 
 def _spread(values, images, absent):

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 import shutil
 import time
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ def main():
 
     with timed("Making the dataset"):
         if arguments.images:
-            dataset = fo.Dataset.from_images_dir(arguments.images, name=NAME, persistent=True, overwrite=True)
+            folder = os.path.expanduser(arguments.images)
+            dataset = fo.Dataset.from_images_dir(folder, name=NAME, persistent=True, overwrite=True)
         else:
             dataset = make_labelled_dataset()
 

@@ -24,6 +24,9 @@ NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 
 
 def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+
     folder, *command = sys.argv[1:]
     folder = Path(folder).resolve()
     copy_source(folder / "models" / "jina_embeddings_v4")

@@ -2,8 +2,8 @@
 
 The files tell the story of one input, top to bottom::
 
-    checkpoint  ->  processing  ->  backbone  ->  pooling  ->  encoder  ->  scoring
-    (files)         (tokens)        (states)      (vectors)    (batches)    (labels)
+    checkpoint, loading  ->  images, processing  ->  backbone  ->  pooling  ->  encoder  ->  scoring
+    (files, weights)         (pixels, tokens)        (states)      (vectors)    (batches)    (scores)
 
 Nothing is imported here, so that reading a checkpoint's files, or loading images in a data loader's worker,
 costs no more than it needs.

@@ -108,24 +108,41 @@ def _from_hub(repository, revision):
     if cached is not None and _COMMIT.fullmatch(revision):
         return cached
 
-    try:
-        snapshot = Path(snapshot_download(**request))
-    except Exception as error:
-        raise CheckpointError(
-            f"Could not download {repository!r} at revision {revision!r}: {error}. Check the name, the network and, "
-            "for a private repository, `hf auth login`; the files that did arrive are kept for the next attempt. "
-            "Without a network, pass checkpoint='/path/to/a/copy'"
-        ) from error
-
+    snapshot = _download(request)
     if snapshot != cached:
-        _verify_checksums(repository, snapshot)
+        if _delete_altered(repository, snapshot):
+            _download(request)
+            altered = _delete_altered(repository, snapshot)
+            if altered:
+                raise CheckpointError(
+                    f"What came from {repository!r} as {', '.join(map(str, altered))} twice did not have the hash that "
+                    "the hub publishes, and was deleted. Something on the way alters it: try another network"
+                )
+
         check_files(snapshot)
 
     return snapshot
 
 
-def _verify_checksums(repository, snapshot):
-    """Compares a fresh download with the hashes that the hub publishes, and deletes what does not have them."""
+def _download(request):
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(**request))
+    except Exception as error:
+        raise CheckpointError(
+            f"Could not download {request['repo_id']!r} at revision {request['revision']!r}: {error}. Check the name, "
+            "the network and, for a private repository, `hf auth login`; the files that did arrive are kept for the "
+            "next attempt. Without a network, pass checkpoint='/path/to/a/copy'"
+        ) from error
+
+
+def _delete_altered(repository, snapshot):
+    """Compares a fresh download with the hashes that the hub publishes.
+
+    Returns:
+        the paths that did not have theirs. They are gone: left there, they would pass for a complete download
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -133,20 +150,15 @@ def _verify_checksums(repository, snapshot):
     # Which errors mean "no network" differs between versions of the client. The copy itself is complete.
     except Exception as error:
         logger.warning("Could not compare %s with the hub's checksums: %s", snapshot, error)
-        return
+        return []
 
     names = [mismatch["path"] for mismatch in report.mismatches]
     altered = [snapshot / name for name in names if any(fnmatch(name, pattern) for pattern in TRUSTED_FILES)]
-    # Left there, they would pass for a complete download the next time.
     for path in altered:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
-    if altered:
-        raise CheckpointError(
-            f"What came from {repository!r} as {', '.join(map(str, altered))} did not have the hash that the hub "
-            "publishes, and was deleted. Load the model again to download it again"
-        )
+    return altered
 
 
 def check_files(directory):

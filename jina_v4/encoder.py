@@ -5,17 +5,15 @@ used, and it survives running out of memory by running less at a time.
 """
 
 import functools
-import gc
-import logging
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from .arguments import check_choice
 from .checkpoint import read_config, resolve
 from .images import is_one_image, resize_image
 from .loading import resolve_device, resolve_dtype, shared_backbone
+from .memory import in_halves
 from .pooling import multi_vector, single_vector, truncate
 from .processing import Processor
 
@@ -24,8 +22,6 @@ _TOKEN_BUDGET = {"cuda": 16384, "mps": 4096, "cpu": 2048}
 
 # Inputs that are held prepared at a time, and sorted by length among each other.
 _WINDOW = 256
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,10 +185,15 @@ class Encoder:
         inputs = list(inputs)
         single = np.empty((len(inputs), truncate_dim or self.backbone.hidden_size), dtype=np.float32)
         multi = [None] * len(inputs)
+        settings = self.processor.image_settings
+
+        def run(batch):
+            return self.backbone(batch, task, settings)
+
         for start in range(0, len(inputs), _WINDOW):
             prepared = [tokenize(item) for item in inputs[start : start + _WINDOW]]
             for batch in plan_batches([len(tokens) for tokens in prepared], _TOKEN_BUDGET[self.device.type]):
-                outputs = self._forward([prepared[i] for i in batch], task)
+                outputs = in_halves(run, [prepared[i] for i in batch])
                 for i, (hidden_states, projected) in zip(batch, outputs, strict=True):
                     vector = truncate(single_vector(hidden_states, prepared[i].pooled), truncate_dim)
                     single[start + i] = vector.cpu().numpy()
@@ -205,28 +206,6 @@ class Encoder:
             )
 
         return Embeddings(single, multi)
-
-    def _forward(self, batch, task):
-        """Runs a batch; where memory does not suffice, runs its halves."""
-        try:
-            return self.backbone(batch, task, self.processor.image_settings)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise MemoryError(
-                    f"One input of {len(batch[0])} tokens does not fit into the memory of {self.device}. Lower "
-                    "`max_pixels`, free memory, or load the model with a smaller `precision`"
-                ) from error
-
-        # Outside the handler, whose traceback keeps the failed pass's tensors alive.
-        logger.info("Out of memory at %d inputs of %s: trying half", len(batch), self.device)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-        half = len(batch) // 2
-        return self._forward(batch[:half], task) + self._forward(batch[half:], task)
 
 
 def plan_batches(lengths, token_budget):
@@ -249,12 +228,3 @@ def plan_batches(lengths, token_budget):
         batches[-1].append(i)
 
     return batches
-
-
-def _is_out_of_memory(error):
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-
-    # The CPU's and MPS's allocators raise plain RuntimeErrors.
-    message = str(error).lower()
-    return any(sign in message for sign in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -91,7 +91,7 @@ class ImageSettings:
 def load_image(source):
     """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
 
-    Of 16-bit grays, the high byte is taken.
+    Of 16-bit grays, the high byte is taken. Other pixels of more than 8 bits have no agreed range, and are refused.
 
     Args:
         source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
@@ -155,9 +155,14 @@ def _open_image(path):
 
 def _upright_rgb(image):
     image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
     if image.mode.startswith("I;16"):
         # Viewers show the high byte. Pillow would clip, and show all but the darkest 256 of 65536 grays as white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if isinstance(image.info.get("transparency"), bytes):
+        # Pillow drops a palette's alpha without a remark only by this way.
+        image = image.convert("RGBA")
 
     return image.convert("RGB")
 
@@ -168,7 +173,9 @@ def _as_array(tensor):
         raise ValueError(f"expected a CxHxW tensor, found shape {tuple(tensor.shape)}")
 
     if tensor.is_floating_point():
-        tensor = (tensor * 255).round().clamp(0, 255).to(torch.uint8)
+        if not ((tensor >= 0) & (tensor <= 1)).all():
+            raise ValueError("expected float values in [0, 1]")
+        tensor = (tensor * 255).round().to(torch.uint8)
     elif tensor.dtype != torch.uint8:
         raise ValueError(f"expected uint8 or float values, found {tensor.dtype}")
 

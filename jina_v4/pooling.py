@@ -62,7 +62,10 @@ def pool_multi_vectors(multi_vectors, strategy, dim=128):
     if not multi_vectors:
         return np.empty((0, dim), dtype=np.float32)
 
-    pooled = np.stack(
-        [vectors.mean(axis=0) if strategy == "mean" else vectors.max(axis=0) for vectors in multi_vectors]
+    starts = np.cumsum([0] + [len(vectors) for vectors in multi_vectors[:-1]])
+    tokens = np.concatenate(multi_vectors)
+    # Normalised, the sum is the mean. In float64, so many additions lose nothing.
+    pooled = (
+        np.add.reduceat(tokens, starts, dtype=np.float64) if strategy == "mean" else np.maximum.reduceat(tokens, starts)
     )
-    return normalize(torch.from_numpy(pooled), dim=-1).numpy()
+    return normalize(torch.from_numpy(pooled), dim=-1).float().numpy()

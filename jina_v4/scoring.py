@@ -8,6 +8,8 @@ name's length wins nothing.
 
 import torch
 
+from .memory import in_halves
+
 _MAX_SIMILARITIES = 2**26  # similarities held at a time: 256 MiB in float32
 
 
@@ -40,6 +42,11 @@ def maxsim(images, classes, normalize=True):
     Returns:
         a float32 tensor ``(images, classes)``
     """
+    scores = torch.stack(in_halves(lambda batch: list(_sums_of_maxima(batch, classes)), images))
+    return scores / classes.lengths if normalize else scores
+
+
+def _sums_of_maxima(images, classes):
     device = classes.vectors.device
     pages = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(image) for image in images], batch_first=True).to(device)
     lengths = torch.tensor([len(image) for image in images], device=device)
@@ -48,10 +55,10 @@ def maxsim(images, classes, normalize=True):
     scores = torch.zeros(len(images), len(classes), device=device)
     step = max(1, _MAX_SIMILARITIES // padding.numel())
     for vectors, owner in zip(classes.vectors.split(step), classes.owner.split(step), strict=True):
-        similarities = (pages @ vectors.T).masked_fill(padding[..., None], -torch.inf)
+        similarities = (pages @ vectors.T).masked_fill_(padding[..., None], -torch.inf)
         scores.index_add_(1, owner, similarities.amax(dim=1))
 
-    return scores / classes.lengths if normalize else scores
+    return scores
 
 
 def class_logits(scores, temperature):

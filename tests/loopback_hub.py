@@ -19,6 +19,7 @@ class LoopbackHub:
         branches: the commit of each branch, by name and branch
         requests: what was asked for, as ``(method, path, range header or None)``
         altered: the names of files of which other bytes are sent than were published, as many
+        altered_once: the same, the first time that they are sent
         cut: for each file name, the number of bytes after which the connection breaks, once
         lost: the names of files of which no more is sent once the connection broke
     """
@@ -27,7 +28,7 @@ class LoopbackHub:
         self._port = port
         self.repositories, self.branches = {}, {}
         self.requests = []
-        self.altered, self.cut, self.lost = set(), {}, set()
+        self.altered, self.altered_once, self.cut, self.lost = set(), set(), {}, set()
 
     def __enter__(self):
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -93,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         entry = _entry(directory, directory / name)
         published = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
         headers = {"X-Repo-Commit": commit, "ETag": f'"{published}"', "Accept-Ranges": "bytes"}
-        if name in self.hub.altered:
+        is_altered_now = self.command == "GET" and name in self.hub.altered_once
+        if name in self.hub.altered or is_altered_now:
+            self.hub.altered_once.discard(name)
             content = content[:-1] + bytes([content[-1] ^ 1])
 
         status, start = 200, 0

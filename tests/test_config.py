@@ -1,7 +1,14 @@
 """The model's arguments: what is taken, and what is refused with a hint."""
 
+import re
+from pathlib import Path
+
+import fiftyone.zoo as foz
 import pytest
 import torch
+from jina_embeddings_v4.config import JinaV4Config
+
+from .conftest import DEMO_MODEL
 
 
 def test_defaults(load_demo):
@@ -16,9 +23,7 @@ def test_loose_types_are_taken(load_demo):
     model = load_demo(classes=("cat", "dog"))
     assert model.classes == ["cat", "dog"]
 
-    import fiftyone.zoo as foz
-
-    assert foz.load_zoo_model("jina-embeddings-v4-demo", device=torch.device("cpu")).device == torch.device("cpu")
+    assert foz.load_zoo_model(DEMO_MODEL, device=torch.device("cpu")).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,8 @@ REFUSED = [
     ("truncate_dim", 100, "16, 32, 64, 128"),
     ("max_pixels", 10, "at least 3136"),
     ("score", "cosine", "'maxsim', 'maxsim-sum', 'pooled'"),
-    ("temperature", 0, "a number over 0"),
-    ("temperature", "hot", "a number over 0"),
+    ("temperature", 0, "a number of at least 1e-06"),
+    ("temperature", "hot", "a number"),
     ("query_prompt_name", "document", "'query', 'passage'"),
     ("passage_prompt_name", None, "'query', 'passage'"),
     ("text_prompt", 7, "a string"),
@@ -50,6 +55,7 @@ REFUSED = [
     ("classes", ["cat", None], "holds None"),
     ("classes", ["cat", "dog", "cat"], "holds 'cat' twice"),
     ("classes", "cat", "a list of class names"),
+    ("task", 3, "'retrieval', 'text-matching', 'code'"),
 ]
 
 
@@ -71,10 +77,23 @@ def test_values_are_checked_when_loading(load_demo, name, value, allowed):
 
 @pytest.mark.parametrize(
     "name, value, allowed",
-    [("precision", "int7", "'auto', 'float32', 'bfloat16', 'float16'"), ("device", "tpu", "'cuda', 'mps', 'cpu'")],
+    [
+        ("precision", "int7", "'auto', 'float32', 'bfloat16', 'float16'"),
+        ("device", "tpu", "'cuda'.*'mps'.*'cpu'"),
+        ("device", "cuda:99", "is not there"),
+        ("confidence_thresh", 3, "at most 1"),
+        ("filter_classes", "cat", "a list of class names"),
+    ],
 )
-def test_precision_and_device_are_checked(name, value, allowed):
-    import fiftyone.zoo as foz
+def test_values_that_only_loading_takes_are_checked(name, value, allowed):
+    with pytest.raises(ValueError, match=f"{name}=.*{allowed}"):
+        foz.load_zoo_model(DEMO_MODEL, **{name: value})
 
-    with pytest.raises(ValueError, match=f"{name}.*(is not allowed|not there).*|{allowed}"):
-        foz.load_zoo_model("jina-embeddings-v4-demo", **{name: value})
+
+def test_readme_and_docstring_name_every_argument():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` \*? ?\| `(.*?)` \|", readme, re.MULTILINE))
+    assert list(table) == list(JinaV4Config.DEFAULTS)
+    for name, default in JinaV4Config.DEFAULTS.items():
+        assert table[name] == (f'"{default}"' if isinstance(default, str) else str(default))
+        assert f"        {name} (" in JinaV4Config.__doc__

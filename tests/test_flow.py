@@ -83,9 +83,20 @@ for label_field, classes, text_prompt in (
     assert set(dataset.values(f"{label_field}.label")) <= set(classes)
     assert all(1 / len(classes) <= value <= 1 for value in dataset.values(f"{label_field}.confidence"))
 
+before = index.sort_by_similarity("invoice from 2024", k=10).values("id")
 model.pooling_strategy = "max"
 dataset.compute_embeddings(model, embeddings_field="jina_max", batch_size=8)
 assert all(vector.shape == (128,) for vector in dataset.values("jina_max"))
+assert index.sort_by_similarity("invoice from 2024", k=10).values("id") == before
+
+fob.compute_similarity(
+    dataset, model="jina-embeddings-v4-demo", model_kwargs={"task": "code"}, embeddings_field="jina_code",
+    brain_key="code", batch_size=8,
+)
+assert len(dataset.sort_by_similarity("a sorting function", k=10, brain_key="code")) == 10
+
+embeddings = model.encoder.encode_images([dataset.first().filepath], task="retrieval", max_pixels=1_000_000)
+np.testing.assert_allclose(embeddings.single[0], dataset.first()["jina"], atol=2e-6)
 """
 
 FRESH_PROCESS = """

@@ -174,7 +174,7 @@ def test_a_download_that_failed_midway_goes_on_with_what_it_lacks(hub):
 @pytest.mark.parametrize("name", [SHARD, "adapters/adapter_model.safetensors", "tokenizer.json"])
 def test_what_the_hub_did_not_publish_is_refused_and_does_not_stay(hub, name):
     hub.altered.add(name)
-    with pytest.raises(CheckpointError, match=f"{name} did not have the hash that the hub publishes"):
+    with pytest.raises(CheckpointError, match=f"{name} twice did not have the hash that the hub publishes"):
         load()
     assert not is_downloaded() and set(cached_files()) == TRUSTED - {name}
 
@@ -182,6 +182,20 @@ def test_what_the_hub_did_not_publish_is_refused_and_does_not_stay(hub, name):
     hub.requests.clear()
     assert_golden(load())
     assert is_downloaded() and hub.downloads == [name]
+
+
+def test_what_was_altered_once_is_downloaded_again(hub):
+    hub.altered_once.add(SHARD)
+    assert_golden(load())
+    assert is_downloaded() and sorted(hub.downloads) == sorted([*TRUSTED, SHARD])
+
+
+def test_wrong_arguments_are_told_before_the_download(hub):
+    for arguments, error in (({"clases": ["cat"]}, TypeError), ({"score": "cosine"}, ValueError)):
+        with pytest.raises(error, match="clases.*did you mean 'classes'|score='cosine'"):
+            load(**arguments)
+
+    assert not hub.requests and not is_downloaded()
 
 
 def test_files_that_went_missing_are_downloaded_again(hub):
@@ -249,13 +263,31 @@ def test_the_demo_model_needs_no_hub(hub):
     assert model.embed_prompt("a text").shape == (128,) and not hub.requests
 
 
-def test_a_machine_that_lacks_the_requirements_can_still_hear_so(tmp_path):
-    """FiftyOne checks them after it has imported the source, and after the download."""
-    copy_source(tmp_path / "jina_embeddings_v4")
-    script = """
+def test_a_machine_that_lacks_the_requirements_hears_so_before_the_download(tmp_path):
+    source = tmp_path / "zoo" / "jina_embeddings_v4"
+    copy_source(source)
+    manifest = json.loads((source / "manifest.json").read_text())
+    for model in manifest["models"]:
+        model["requirements"]["packages"].append("a-package-that-is-not-here>=1")
+    (source / "manifest.json").write_text(json.dumps(manifest))
+
+    script = f"""
         import sys
+        import fiftyone.zoo as foz
+
+        sys.path.append({str(source.parent)!r})
         import jina_embeddings_v4
 
-        assert not {"torch", "transformers", "peft", "safetensors", "huggingface_hub"} & set(sys.modules)
+        assert not {{"transformers", "peft", "safetensors", "huggingface_hub"}} & set(sys.modules)
+        for name in ("{REPOSITORY}", "{DEMO_MODEL}"):
+            try:
+                foz.load_zoo_model(name)
+            except ImportError as error:
+                print(error)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, check=True)
+    environment = os.environ | {"FIFTYONE_MODEL_ZOO_DIR": str(source.parent)}
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("requires that 'a-package-that-is-not-here>=1' is installed") == 2, process.stdout

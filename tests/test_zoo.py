@@ -3,6 +3,7 @@
 import gc
 import logging
 import weakref
+from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.brain as fob
@@ -10,6 +11,7 @@ import fiftyone.zoo as foz
 import numpy as np
 import pytest
 import torch
+from jina_embeddings_v4.jina_v4 import scoring
 from PIL import Image
 
 from .conftest import DEMO_MODEL
@@ -240,6 +242,49 @@ def test_brain_uses_another_task_s_model(dataset):
     assert best.id == dataset.values("id")[int((vectors @ model.embed_prompt("a sorting function")).argmax())]
 
 
+def test_an_index_does_not_follow_what_is_set_on_a_loaded_model(dataset):
+    model = foz.load_zoo_model(DEMO_MODEL)
+    dataset.compute_embeddings(model, embeddings_field="vector", batch_size=4)
+    index = fob.compute_similarity(dataset, model=DEMO_MODEL, embeddings_field="vector", brain_key="index")
+    before = index.sort_by_similarity("a text", k=12).values("id")
+
+    for name, value in (("truncate_dim", 32), ("task", "code"), ("pooling_strategy", "max")):
+        setattr(model, name, value)
+        assert index.sort_by_similarity("a text", k=12).values("id") == before
+
+    # Nor does a model that is loaded anew.
+    again = foz.load_zoo_model(DEMO_MODEL)
+    assert (again.truncate_dim, again.task, again.pooling_strategy) == (None, "retrieval", None)
+
+
+def test_out_of_memory_while_scoring_costs_nothing(load_demo, dataset, monkeypatch):
+    model = load_demo(classes=["cat", "dog"])
+    dataset.apply_model(model, label_field="expected", batch_size=6)
+    sums = scoring._sums_of_maxima
+
+    def limited(images, classes):
+        if len(images) > 2:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+        return sums(images, classes)
+
+    monkeypatch.setattr(scoring, "_sums_of_maxima", limited)
+    dataset.apply_model(model, label_field="found", batch_size=6)
+    assert dataset.values("found.label") == dataset.values("expected.label") != [None] * 12
+
+
+def test_one_image_or_very_many(load_demo, images):
+    model = load_demo()
+    expected = model.embed_images(images[:1])
+    array = np.array(Image.open(images[0]))
+    for one in (images[0], Path(images[0]), Image.open(images[0]), array):
+        np.testing.assert_allclose(model.embed_images(one), expected, atol=TOLERANCE)
+
+    many = model.embed_images(images * 12)
+    assert many.shape == (144, 128)
+    np.testing.assert_allclose(many[-1], model.embed(images[-1]), atol=TOLERANCE)
+    assert model.embed_images([]).shape == (0, 128)
+
+
 def test_switching_the_task_of_a_shared_copy_between_batches(load_demo, images):
     retrieval, code = load_demo(task="retrieval"), load_demo(task="code")
     expected = retrieval.embed_images(images), code.embed_images(images)
@@ -256,6 +301,10 @@ def test_manifest_is_complete():
             zoo_model.tags
         )
         zoo_model.ensure_requirements(error_level=0, log_success=False)
+
+        # FiftyOne itself is there when it reads the manifest.
+        packages = (Path(__file__).parent.parent / "requirements.txt").read_text().split()
+        assert zoo_model.requirements.packages == [name for name in packages if not name.startswith("fiftyone")]
 
 
 def test_nothing_is_logged_when_all_goes_well(load_demo, dataset, caplog):

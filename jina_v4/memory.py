@@ -1,0 +1,43 @@
+"""What to do when a batch does not fit into memory: half of it at a time."""
+
+import gc
+
+import torch
+
+# The allocators of the CPU, of MPS and of cuBLAS raise plain RuntimeErrors.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+
+
+def in_halves(function, inputs):
+    """Calls a function with a batch; where memory does not suffice, with its halves, and so on.
+
+    Args:
+        function: a function of a list of inputs that returns a list of results
+        inputs: a list of inputs, of which ``len()`` tells the number of tokens
+
+    Returns:
+        the list of results
+
+    Raises:
+        MemoryError: if an input does not fit alone
+    """
+    try:
+        return function(inputs)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
+            raise
+        if len(inputs) == 1:
+            raise MemoryError(
+                f"One input of {len(inputs[0])} tokens does not fit into memory: {error}. Lower `max_pixels`, free "
+                "memory, or load the model with a smaller `precision`"
+            ) from error
+
+    # Outside the handler, whose traceback keeps the failed pass's tensors alive.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+    half = len(inputs) // 2
+    return in_halves(function, inputs[:half]) + in_halves(function, inputs[half:])
