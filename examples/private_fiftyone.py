@@ -42,7 +42,8 @@ def main():
 
 def copy_source(folder):
     """Copies this repository, as registering it would: FiftyOne writes beside it, which is not for the repository."""
-    shutil.copytree(REPOSITORY, folder, ignore=NOT_SOURCE, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(REPOSITORY, folder, ignore=NOT_SOURCE)
 
 
 def environment(folder, uri):

@@ -280,7 +280,7 @@ def test_one_image_or_very_many(load_demo, images):
         np.testing.assert_allclose(model.embed_images(one), expected, atol=TOLERANCE)
 
     many = model.embed_images(images * 12)
-    assert many.shape == (144, 128)
+    assert many.shape == (144, 128) and model.get_embeddings() is many
     np.testing.assert_allclose(many[-1], model.embed(images[-1]), atol=TOLERANCE)
     assert model.embed_images([]).shape == (0, 128)
 
