@@ -1,5 +1,6 @@
 """The model's arguments: what is taken, and what is refused with a hint."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -96,4 +97,4 @@ def test_readme_and_docstring_name_every_argument():
     assert list(table) == list(JinaV4Config.DEFAULTS)
     for name, default in JinaV4Config.DEFAULTS.items():
         assert table[name] == (f'"{default}"' if isinstance(default, str) else str(default))
-        assert f"        {name} (" in JinaV4Config.__doc__
+        assert f"    {name} (" in inspect.getdoc(JinaV4Config)
