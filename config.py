@@ -13,6 +13,9 @@ from .jina_v4.processing import PROMPT_NAMES
 
 SCORES = ("maxsim", "maxsim-sum", "pooled")
 
+# The arguments that a loaded model keeps.
+LOADING_ONLY = ("device", "precision", "checkpoint")
+
 
 class JinaV4Config(fout.TorchImageModelConfig):
     """Configuration of a :class:`JinaV4`.
@@ -59,22 +62,43 @@ class JinaV4Config(fout.TorchImageModelConfig):
     }
 
     def __init__(self, d):
-        _check_names(d, self.DEFAULTS)
+        for name in d:
+            if name not in self.DEFAULTS:
+                raise TypeError(unknown(name))
+
         values = self.DEFAULTS | {name: value for name, value in d.items() if value is not None}
         for name, check in CHECKS.items():
             values[name] = check(name, values[name])
+
+        check_filter(values["classes"], values["filter_classes"])
 
         super().__init__({"raw_inputs": True, "ragged_batches": False})
         for name, value in values.items():
             setattr(self, name, value)
 
 
-def _check_names(arguments, known):
-    for name in arguments:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {similar[0]!r}? " if similar else ""
-            raise TypeError(f"Unknown argument {name!r}: {hint}The arguments are {', '.join(known)}")
+def unknown(name):
+    """Says that there is no such argument, and which ones there are."""
+    similar = difflib.get_close_matches(name, JinaV4Config.DEFAULTS, n=1)
+    hint = f"did you mean {similar[0]!r}? " if similar else ""
+    return f"Unknown argument {name!r}: {hint}The arguments are {', '.join(JinaV4Config.DEFAULTS)}"
+
+
+def check_filter(classes, filter_classes):
+    """Checks that predictions are restricted to classes that there are, where both are given.
+
+    Raises:
+        ValueError: naming the classes that there are not
+    """
+    if classes is None or filter_classes is None:
+        return
+
+    missing = sorted(set(filter_classes) - set(classes))
+    if missing:
+        raise ValueError(
+            f"filter_classes names {missing}, not among the classes: name only classes that there are, or set "
+            "filter_classes to None before you set other classes"
+        )
 
 
 def _one_of(*choices):
@@ -156,7 +180,8 @@ class Setting:
 
     Args:
         doc: what it is
-        check (None): a function of the model and the value that raises an error, for what depends on the checkpoint
+        check (None): a function of the model and the value that raises an error, for what depends on the checkpoint or
+            on other settings
     """
 
     def __init__(self, doc, check=None):

@@ -19,7 +19,7 @@ from .batches import (
     load_or_fail,
 )
 from .call_context import fiftyone_argument
-from .config import Setting
+from .config import LOADING_ONLY, Setting, check_filter, unknown
 from .jina_v4.checkpoint import resolve
 from .jina_v4.encoder import Encoder
 from .jina_v4.images import ImageError, is_one_image
@@ -51,11 +51,19 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         config: a :class:`jina_embeddings_v4.config.JinaV4Config`
     """
 
-    classes = Setting("The class names for zero-shot classification, a list of strings, or ``None``.")
+    classes = Setting(
+        "The class names for zero-shot classification, a list of strings, or ``None``.",
+        lambda model, value: check_filter(value, model.filter_classes),
+    )
     text_prompt = Setting("What to put before each class name.")
     pooling_strategy = Setting("``None`` for single vectors, ``'mean'`` or ``'max'`` for pooled multi-vectors.")
     temperature = Setting("The softmax temperature of the class probabilities.")
     score = Setting("How images and classes are compared: ``'maxsim'``, ``'maxsim-sum'`` or ``'pooled'``.")
+    confidence_thresh = Setting("The confidence below which a prediction is dropped, or ``None``.")
+    filter_classes = Setting(
+        "The classes to which predictions are restricted, or ``None`` for all.",
+        lambda model, value: check_filter(model.classes, value),
+    )
     query_prompt_name = Setting("The prefix of prompts and class texts: ``'query'`` or ``'passage'``.")
     passage_prompt_name = Setting("The prefix of texts that are documents: ``'query'`` or ``'passage'``.")
     truncate_dim = Setting(
@@ -67,10 +75,22 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         lambda model, value: model.encoder.processor.image_settings.check_max_pixels(value),
     )
 
+    # What else is set on an instance.
+    config, encoder = None, None
+
     def __init__(self, config):
         self._last_embeddings = None
         self._cached_key, self._cached_classes = None, None
         super().__init__(config)
+
+    def __setattr__(self, name, value):
+        # Python would take any name, and what a person meant to set would stay as it was.
+        if name in LOADING_ONLY:
+            raise AttributeError(f"{name!r} cannot be changed on a loaded model: pass it to load_zoo_model()")
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(unknown(name))
+
+        super().__setattr__(name, value)
 
     def _load_model(self, config):
         self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision)
@@ -329,9 +349,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         logits = class_logits(self._score(embeddings), self.temperature)
         classify = fout.ClassifierOutputProcessor(self.classes, store_logits=self.store_logits)
-        labels = classify(
-            logits, None, confidence_thresh=self.config.confidence_thresh, classes=self.config.filter_classes
-        )
+        labels = classify(logits, None, confidence_thresh=self.confidence_thresh, classes=self.filter_classes)
         return _spread(labels, images, None)
 
     def _score(self, embeddings):

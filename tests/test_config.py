@@ -7,7 +7,7 @@ from pathlib import Path
 import fiftyone.zoo as foz
 import pytest
 import torch
-from jina_embeddings_v4.config import JinaV4Config
+from jina_embeddings_v4.config import LOADING_ONLY, JinaV4Config
 
 from .conftest import DEMO_MODEL
 
@@ -57,6 +57,8 @@ REFUSED = [
     ("classes", ["cat", "dog", "cat"], "holds 'cat' twice"),
     ("classes", "cat", "a list of class names"),
     ("task", 3, "'retrieval', 'text-matching', 'code'"),
+    ("confidence_thresh", 3, "at most 1"),
+    ("filter_classes", "cat", "a list of class names"),
 ]
 
 
@@ -82,8 +84,6 @@ def test_values_are_checked_when_loading(load_demo, name, value, allowed):
         ("precision", "int7", "'auto', 'float32', 'bfloat16', 'float16'"),
         ("device", "tpu", "'cuda'.*'mps'.*'cpu'"),
         ("device", "cuda:99", "is not there"),
-        ("confidence_thresh", 3, "at most 1"),
-        ("filter_classes", "cat", "a list of class names"),
     ],
 )
 def test_values_that_only_loading_takes_are_checked(name, value, allowed):
@@ -91,10 +91,57 @@ def test_values_that_only_loading_takes_are_checked(name, value, allowed):
         foz.load_zoo_model(DEMO_MODEL, **{name: value})
 
 
+@pytest.mark.parametrize("name, value", [("precision", "float32"), ("device", "cpu"), ("checkpoint", "org/name")])
+def test_a_loaded_model_refuses_what_only_loading_takes(load_demo, name, value):
+    with pytest.raises(AttributeError, match=f"{name}.*on a loaded model: pass it to load_zoo_model"):
+        setattr(load_demo(), name, value)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("temprature", "'temprature': did you mean 'temperature'"),
+        ("xyz", "Unknown argument 'xyz': The arguments are task, classes"),
+    ],
+)
+def test_a_loaded_model_refuses_unknown_attributes(load_demo, name, message):
+    model = load_demo()
+    with pytest.raises(AttributeError, match=message):
+        setattr(model, name, 1)
+
+    assert not hasattr(model, name)
+    model._private, model.store_logits, model.preprocess = 1, True, False  # As FiftyOne does.
+
+
+def test_a_filter_names_classes_that_there_are(load_demo):
+    message = r"filter_classes names \['cow'\], not among the classes"
+    with pytest.raises(ValueError, match=message):
+        load_demo(classes=["cat", "dog"], filter_classes=["cow", "cat"])
+
+    # Each may be set first.
+    values = {"classes": ["cat", "dog"], "filter_classes": ["cat", "cow"]}
+    for first, second in (("classes", "filter_classes"), ("filter_classes", "classes")):
+        model = load_demo()
+        setattr(model, first, values[first])
+        with pytest.raises(ValueError, match=message):
+            setattr(model, second, values[second])
+        assert getattr(model, second) is None
+
+    model = load_demo(classes=["cat", "dog"], filter_classes=["cat"])
+    with pytest.raises(ValueError, match="set filter_classes to None before you set other classes"):
+        model.classes = ["invoice", "letter"]
+
+    model.filter_classes = None
+    model.classes = ["invoice", "letter"]
+    model.filter_classes = ["letter"]
+
+
 def test_readme_and_docstring_name_every_argument():
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    table = dict(re.findall(r"^\| `(\w+)` \*? ?\| `(.*?)` \|", readme, re.MULTILINE))
+    rows = re.findall(r"^\| `(\w+)` (\*?) ?\| `(.*?)` \|", readme, re.MULTILINE)
+    table = {name: default for name, _, default in rows}
     assert list(table) == list(JinaV4Config.DEFAULTS)
+    assert [name for name, star, _ in rows if not star] == list(LOADING_ONLY)
     for name, default in JinaV4Config.DEFAULTS.items():
         assert table[name] == (f'"{default}"' if isinstance(default, str) else str(default))
         assert f"    {name} (" in inspect.getdoc(JinaV4Config)

@@ -196,6 +196,21 @@ def test_thresholds_and_filters_leave_empty_labels(load_demo, dataset):
     assert dataset.values("again.label") == labels and dataset.first()["again"].logits is None
 
 
+def test_threshold_and_filter_take_effect_on_a_loaded_model(load_demo, images):
+    def predict():
+        return [label.label for label in model.predict_all(images)]
+
+    model = load_demo(classes=["cat", "dog", "cow"], temperature=10)
+    labels = predict()
+    model.filter_classes = [name for name in model.classes if name != labels[0]]
+    assert predict() == [None if label == labels[0] else label for label in labels] != labels
+
+    model.filter_classes, model.confidence_thresh = None, 0.9
+    assert set(predict()) == {None}
+    model.confidence_thresh = None
+    assert predict() == labels
+
+
 def test_thousands_of_classes(load_demo, images):
     model = load_demo(classes=[f"class number {i}" for i in range(3000)])
     labels = model.predict_all(images[:3])
