@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import os
 
 import fiftyone.utils.torch as fout
 
@@ -15,6 +16,9 @@ SCORES = ("maxsim", "maxsim-sum", "pooled")
 
 # The arguments that a loaded model keeps.
 LOADING_ONLY = ("device", "precision", "checkpoint")
+
+# Of FiftyOne's methods, and easily given to load_zoo_model() instead.
+_ARGUMENTS_OF_CALLS = ("batch_size", "num_workers", "skip_failures")
 
 
 class JinaV4Config(fout.TorchImageModelConfig):
@@ -80,7 +84,11 @@ class JinaV4Config(fout.TorchImageModelConfig):
 def unknown(name):
     """Says that there is no such argument, and which ones there are."""
     similar = difflib.get_close_matches(name, JinaV4Config.DEFAULTS, n=1)
-    hint = f"did you mean {similar[0]!r}? " if similar else ""
+    if name in _ARGUMENTS_OF_CALLS:
+        hint = "it belongs to compute_embeddings() and apply_model(). "
+    else:
+        hint = f"did you mean {similar[0]!r}? " if similar else ""
+
     return f"Unknown argument {name!r}: {hint}The arguments are {', '.join(JinaV4Config.DEFAULTS)}"
 
 
@@ -138,17 +146,28 @@ def _class_names(name, value):
     value = list(value)
     seen = set()
     for class_name in value:
-        if not isinstance(class_name, str) or not class_name.strip():
+        if not isinstance(class_name, str):
+            raise ValueError(f"{name} holds {class_name!r}: expected strings")
+        if not class_name.strip():
             raise ValueError(f"{name} holds {class_name!r}: expected names that are not empty")
-        if class_name in seen:
+        if class_name.strip() in seen:
             raise ValueError(
                 f"{name} holds {class_name!r} twice, and the two would share its probability: name it once"
             )
 
-        seen.add(class_name)
+        seen.add(class_name.strip())
 
     if not value:
         raise ValueError(f"{name} is empty: expected at least one class name, or None")
+
+    return value
+
+
+def _checkpoint(name, value):
+    if value is not None and not (isinstance(value, str | os.PathLike) and str(value).strip()):
+        raise ValueError(
+            f"{name}={value!r} is not allowed: expected a local directory, 'org/name' or 'org/name@revision'"
+        )
 
     return value
 
@@ -172,6 +191,7 @@ CHECKS = {
     "filter_classes": _class_names,
     "device": _device,
     "precision": _one_of(*PRECISIONS),
+    "checkpoint": _checkpoint,
 }
 
 

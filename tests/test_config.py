@@ -32,6 +32,9 @@ def test_loose_types_are_taken(load_demo):
     [
         ({"pooling": "mean"}, "'pooling'.*did you mean 'pooling_strategy'"),
         ({"clases": ["cat"]}, "'clases'.*did you mean 'classes'"),
+        ({"batch_size": 8}, r"'batch_size': it belongs to compute_embeddings\(\) and apply_model\(\)"),
+        ({"num_workers": 2}, "'num_workers': it belongs to"),
+        ({"skip_failures": False}, "'skip_failures': it belongs to"),
         ({"xyz": 1}, "Unknown argument 'xyz': The arguments are task, classes"),
     ],
 )
@@ -53,8 +56,10 @@ REFUSED = [
     ("text_prompt", 7, "a string"),
     ("classes", [], "at least one class"),
     ("classes", ["cat", " "], "holds ' '.*not empty"),
-    ("classes", ["cat", None], "holds None"),
+    ("classes", ["cat", None], "holds None: expected strings"),
+    ("classes", [1], "holds 1: expected strings"),
     ("classes", ["cat", "dog", "cat"], "holds 'cat' twice"),
+    ("classes", ["cat", "dog", " cat "], "holds ' cat ' twice"),
     ("classes", "cat", "a list of class names"),
     ("task", 3, "'retrieval', 'text-matching', 'code'"),
     ("confidence_thresh", 3, "at most 1"),
@@ -84,6 +89,8 @@ def test_values_are_checked_when_loading(load_demo, name, value, allowed):
         ("precision", "int7", "'auto', 'float32', 'bfloat16', 'float16'"),
         ("device", "tpu", "'cuda'.*'mps'.*'cpu'"),
         ("device", "cuda:99", "is not there"),
+        ("checkpoint", "", "a local directory, 'org/name'"),
+        ("checkpoint", 7, "a local directory, 'org/name'"),
     ],
 )
 def test_values_that_only_loading_takes_are_checked(name, value, allowed):
@@ -101,6 +108,7 @@ def test_a_loaded_model_refuses_what_only_loading_takes(load_demo, name, value):
     "name, message",
     [
         ("temprature", "'temprature': did you mean 'temperature'"),
+        ("batch_size", "'batch_size': it belongs to compute_embeddings"),
         ("xyz", "Unknown argument 'xyz': The arguments are task, classes"),
     ],
 )

@@ -191,8 +191,12 @@ def test_what_was_altered_once_is_downloaded_again(hub):
 
 
 def test_wrong_arguments_are_told_before_the_download(hub):
-    for arguments, error in (({"clases": ["cat"]}, TypeError), ({"score": "cosine"}, ValueError)):
-        with pytest.raises(error, match="clases.*did you mean 'classes'|score='cosine'"):
+    for arguments, error in (
+        ({"clases": ["cat"]}, TypeError),
+        ({"score": "cosine"}, ValueError),
+        ({"checkpoint": ""}, ValueError),
+    ):
+        with pytest.raises(error, match="clases.*did you mean 'classes'|score='cosine'|checkpoint=''"):
             load(**arguments)
 
     assert not hub.requests and not is_downloaded()
