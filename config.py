@@ -8,6 +8,7 @@ import os
 import fiftyone.utils.torch as fout
 
 from .jina_v4.arguments import check_choice
+from .jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .jina_v4.loading import PRECISIONS, resolve_device
 from .jina_v4.pooling import POOLING_STRATEGIES
 from .jina_v4.processing import PROMPT_NAMES
@@ -15,7 +16,7 @@ from .jina_v4.processing import PROMPT_NAMES
 SCORES = ("maxsim", "maxsim-sum", "pooled")
 
 # The arguments that a loaded model keeps.
-LOADING_ONLY = ("device", "precision", "checkpoint")
+LOADING_ONLY = ("device", "precision", "checkpoint", "adapter")
 
 # Of FiftyOne's methods, and easily given to load_zoo_model() instead.
 _ARGUMENTS_OF_CALLS = ("batch_size", "num_workers", "skip_failures")
@@ -45,6 +46,8 @@ class JinaV4Config(fout.TorchImageModelConfig):
             that has it, float16 on an older one, and float32 elsewhere
         checkpoint (None): a local directory, ``"org/name"`` or ``"org/name@revision"`` to load in place of the model's
             own weights
+        adapter (None): a directory with LoRA adapters of one's own, as ``training/finetune.py`` writes it, to apply in
+            place of the checkpoint's for the tasks that they are for
     """
 
     DEFAULTS = {
@@ -63,6 +66,7 @@ class JinaV4Config(fout.TorchImageModelConfig):
         "device": None,
         "precision": "auto",
         "checkpoint": None,
+        "adapter": None,
     }
 
     def __init__(self, d):
@@ -176,6 +180,20 @@ def _device(name, value):
     return str(resolve_device(value))
 
 
+def _adapter(name, value):
+    if value is None:
+        return None
+
+    if isinstance(value, str | os.PathLike):
+        directory = os.path.abspath(os.path.expanduser(value))
+        if all(os.path.isfile(os.path.join(directory, file)) for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+            return directory
+
+    raise ValueError(
+        f"{name}={value!r} is not allowed: expected a directory that holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
+    )
+
+
 # Of the arguments that can be checked before there is a checkpoint: a function of the name and the value that returns
 # the value to keep, or raises an error that names the allowed ones.
 CHECKS = {
@@ -192,6 +210,7 @@ CHECKS = {
     "device": _device,
     "precision": _one_of(*PRECISIONS),
     "checkpoint": _checkpoint,
+    "adapter": _adapter,
 }
 
 

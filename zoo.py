@@ -93,11 +93,11 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         super().__setattr__(name, value)
 
     def _load_model(self, config):
-        self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision)
+        self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision, config.adapter)
 
         # What needs a checkpoint to be checked against, before its weights take their time to load.
         self.truncate_dim, self.max_pixels = config.truncate_dim, config.max_pixels
-        return self.encoder.backbone
+        return self.encoder.load()
 
     def _build_transforms(self, config):
         return None, config.ragged_batches

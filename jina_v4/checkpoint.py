@@ -17,10 +17,12 @@ REPOSITORY = "jinaai/jina-embeddings-v4"
 REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
 
 WEIGHT_INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapters/adapter_config.json"
-ADAPTER_WEIGHTS = "adapters/adapter_model.safetensors"
+ADAPTERS = "adapters"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (f"{ADAPTERS}/{ADAPTER_CONFIG}", f"{ADAPTERS}/{ADAPTER_WEIGHTS}")
 
-REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *ADAPTER_FILES)
 
 # The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
 TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -47,8 +49,7 @@ TRUSTED_FILES = (
     "special_tokens_map.json",
     "model*.safetensors",
     WEIGHT_INDEX,
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
+    *ADAPTER_FILES,
 )
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 from .arguments import check_choice
 from .checkpoint import read_config, resolve
 from .images import is_one_image, resize_image
-from .loading import resolve_device, resolve_dtype, shared_backbone
+from .loading import adapter_tasks, resolve_device, resolve_dtype, shared_adapters, shared_backbone
 from .memory import in_halves
 from .pooling import multi_vector, single_vector, truncate
 from .processing import Processor
@@ -53,13 +53,15 @@ class Encoder:
         task ("retrieval"): the task of the calls that name none
         device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
         precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``
+        adapter (None): a directory with adapters of one's own, ``adapter_config.json`` and
+            ``adapter_model.safetensors``, that are applied in place of the checkpoint's for the tasks that they are for
 
     Raises:
-        jina_v4.checkpoint.CheckpointError: if the checkpoint is damaged
+        jina_v4.checkpoint.CheckpointError: if the checkpoint or the adapter is damaged
         ValueError: if an argument is not allowed
     """
 
-    def __init__(self, directory, task="retrieval", device=None, precision="auto"):
+    def __init__(self, directory, task="retrieval", device=None, precision="auto", adapter=None):
         config = read_config(directory)
         self.directory = directory
         self.tasks = tuple(config["task_names"])
@@ -67,6 +69,10 @@ class Encoder:
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(precision, self.device)
         self.processor = Processor(directory)
+        self.adapter = adapter
+        if adapter is not None:
+            for added in adapter_tasks(adapter):
+                check_choice(f"the task of {adapter}", added, self.tasks)
 
         hidden_size = config["text_config"]["hidden_size"]
         self.matryoshka_dims = tuple(dim for dim in config["matryoshka_dims"] if dim <= hidden_size)
@@ -87,13 +93,28 @@ class Encoder:
             ValueError: if an argument is not allowed
         """
         encoder = cls(resolve(checkpoint), **kwargs)
-        encoder.backbone  # noqa: B018, loads the weights
+        encoder.load()
         return encoder
 
     @functools.cached_property
     def backbone(self):
         """The process's one copy of the weights, a :class:`jina_v4.backbone.Backbone`."""
         return shared_backbone(self.directory, self.device, self.dtype)
+
+    @functools.cached_property
+    def _adapters(self):
+        """The names of the adapters in the backbone, by task."""
+        added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
+        return {task: task for task in self.tasks} | added
+
+    def load(self):
+        """Loads the weights, those of the adapters too, unless they are loaded.
+
+        Returns:
+            the :class:`jina_v4.backbone.Backbone`
+        """
+        self._adapters  # noqa: B018, loads when it is first asked for
+        return self.backbone
 
     @property
     def task(self):
@@ -188,7 +209,7 @@ class Encoder:
         settings = self.processor.image_settings
 
         def run(batch):
-            return self.backbone(batch, task, settings)
+            return self.backbone(batch, self._adapters[task], settings)
 
         for start in range(0, len(inputs), _WINDOW):
             prepared = [tokenize(item) for item in inputs[start : start + _WINDOW]]

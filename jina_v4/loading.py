@@ -18,6 +18,7 @@ from .backbone import Backbone, Towers
 from .checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    ADAPTERS,
     WEIGHT_INDEX,
     CheckpointError,
     check_shapes,
@@ -121,6 +122,33 @@ def shared_backbone(directory, device, dtype):
         return backbone
 
 
+def shared_adapters(backbone, directory):
+    """Adds adapters of one's own to a backbone, unless it holds them already.
+
+    The base weights are not copied. A file that was written anew since is another one.
+
+    Args:
+        backbone: a :class:`Backbone`
+        directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
+
+    Returns:
+        the dict of the adapters' names in the backbone, by task
+
+    Raises:
+        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
+    """
+    weights = (Path(directory) / ADAPTER_WEIGHTS).resolve()
+    key = (str(weights), weights.stat().st_mtime_ns)
+    with backbone.lock:
+        if key not in backbone.added_adapters:
+            prefix = f"added{len(backbone.added_adapters)}-"
+            tasks = adapter_tasks(directory)
+            add_adapters(backbone.network, directory, tasks, prefix).requires_grad_(False).eval()
+            backbone.added_adapters[key] = {task: prefix + task for task in tasks}
+
+        return backbone.added_adapters[key]
+
+
 def load_backbone(directory, device, dtype):
     """Loads a checkpoint.
 
@@ -151,8 +179,7 @@ def load_backbone(directory, device, dtype):
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
     towers = Towers(_load_qwen(shards, config, device, dtype), _load_projector(shards, device, dtype))
-    network = _load_adapters(directory, raw["task_names"], towers, device, dtype)
-    return Backbone(network)
+    return Backbone(add_adapters(towers, Path(directory) / ADAPTERS, raw["task_names"]))
 
 
 def _check_base_shapes(config, projector_dim, shards, directory):
@@ -221,18 +248,23 @@ def _load_projector(shards, device, dtype):
     return projector
 
 
-def _read_adapter_config(directory):
-    path = Path(directory) / ADAPTER_CONFIG
-    settings = read_json(path)
-    for key in ("r", "lora_alpha", "target_modules"):
-        if not isinstance(settings, dict) or key not in settings:
-            raise CheckpointError(f"{path} lacks {key!r}: it is not the configuration of LoRA adapters")
+def add_adapters(network, directory, tasks, prefix=""):
+    """Adds LoRA adapters to a network.
 
-    return settings
+    One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``.
 
+    Args:
+        network: a :class:`peft.PeftModel`, or the :class:`Towers` to make one of
+        directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
+        tasks: the tasks whose adapters the file must hold, and none beside
+        prefix (""): what to put before a task to name its adapter in the network
 
-def _load_adapters(directory, tasks, towers, device, dtype):
-    """Adds one LoRA adapter per task. One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``."""
+    Returns:
+        the :class:`peft.PeftModel`
+
+    Raises:
+        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
+    """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
     settings = _read_adapter_config(directory)
@@ -240,9 +272,11 @@ def _load_adapters(directory, tasks, towers, device, dtype):
     found = read_shapes(path)
     expected_in_file = {}
 
-    network = None
+    towers = network.base_model.model if isinstance(network, PeftModel) else network
+    device, dtype = towers.model.device, towers.model.dtype
     with open_safetensors(path, str(device)) as file:
         for task in tasks:
+            name = prefix + task
             config = LoraConfig(
                 r=settings["r"],
                 lora_alpha=settings["lora_alpha"],
@@ -251,19 +285,44 @@ def _load_adapters(directory, tasks, towers, device, dtype):
                 use_rslora=settings.get("use_rslora", False),
                 inference_mode=True,
             )
-            if network is None:
-                network = PeftModel(towers, config, adapter_name=task, autocast_adapter_dtype=False)
+            if isinstance(network, PeftModel):
+                network.add_adapter(name, config, autocast_adapter_dtype=False)
             else:
-                network.add_adapter(task, config, autocast_adapter_dtype=False)
+                network = PeftModel(network, config, adapter_name=name, autocast_adapter_dtype=False)
 
-            adapter = get_peft_model_state_dict(network, adapter_name=task)
+            adapter = get_peft_model_state_dict(network, adapter_name=name)
             stored = {key: re.sub(r"(lora_[AB])\.", rf"\1.{task}.", key) for key in adapter}
             expected = {stored[key]: tuple(tensor.shape) for key, tensor in adapter.items()}
             check_shapes({key: found[key] for key in expected if key in found}, expected, source=path)
             expected_in_file |= expected
 
             tensors = {key: file.get_tensor(stored[key]).to(dtype) for key in adapter}
-            set_peft_model_state_dict(network, tensors, adapter_name=task)
+            set_peft_model_state_dict(network, tensors, adapter_name=name)
 
     check_shapes(found, expected_in_file, source=path)
     return network.to(device=device, dtype=dtype)
+
+
+def adapter_tasks(directory):
+    """Returns the names of the tasks that a directory of adapters holds an adapter for.
+
+    Raises:
+        CheckpointError: if it holds none
+    """
+    path = Path(directory) / ADAPTER_WEIGHTS
+    matches = [re.search(r"\.lora_[AB]\.(?P<task>[^.]+)\.weight$", key) for key in read_shapes(path)]
+    tasks = sorted({match["task"] for match in matches if match})
+    if not tasks:
+        raise CheckpointError(f"{path} holds no LoRA adapter of a task")
+
+    return tasks
+
+
+def _read_adapter_config(directory):
+    path = Path(directory) / ADAPTER_CONFIG
+    settings = read_json(path)
+    for key in ("r", "lora_alpha", "target_modules"):
+        if not isinstance(settings, dict) or key not in settings:
+            raise CheckpointError(f"{path} lacks {key!r}: it is not the configuration of LoRA adapters")
+
+    return settings

@@ -56,13 +56,14 @@ class Processor:
         self.image_settings = ImageSettings.from_checkpoint(directory)
 
         before, after = _IMAGE_PROMPT.split("{visual_tokens}")
-        self._before_image = self._ids(before)
-        self._after_image = self._ids(after)
-        self._visual_token = self._ids("<|image_pad|>")
+        self._before_image = self.ids(before)
+        self._after_image = self.ids(after)
+        self._visual_token = self.ids("<|image_pad|>")
         if len(self._visual_token) != 1:
             raise CheckpointError(f"The tokenizer in {directory} does not know <|image_pad|>: it is not Qwen2.5-VL's")
 
-    def _ids(self, text, **options):
+    def ids(self, text, **options):
+        """Returns the ids of a text's tokens, as it stands, without a prefix: an int64 tensor ``(length,)``."""
         return torch.tensor(self._tokenizer(text, **options)["input_ids"], dtype=torch.long)
 
     def text_tokens(self, text, task, prompt_name="query", max_length=None):
@@ -90,7 +91,7 @@ class Processor:
 
         is_passage = prompt_name == "passage" and task != "text-matching"
         prefixed = f"{'Passage' if is_passage else 'Query'}: {text}"
-        ids = self._ids(prefixed, truncation=True, max_length=max_length or MAX_LENGTH)
+        ids = self.ids(prefixed, truncation=True, max_length=max_length or MAX_LENGTH)
         return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)))
 
     def image_tokens(self, image):

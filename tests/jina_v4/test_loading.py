@@ -9,13 +9,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from jina_embeddings_v4.jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WEIGHT_INDEX, CheckpointError
+from jina_embeddings_v4.jina_v4.checkpoint import ADAPTER_FILES, WEIGHT_INDEX, CheckpointError
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from jina_embeddings_v4.jina_v4.loading import resolve_device, resolve_dtype
 from safetensors.torch import load_file, save_file
 
 from ..traps import set_traps
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
 SHARD = "model-00002-of-00002.safetensors"
 BASE_KEY = "model.layers.2.mlp.up_proj.weight"
 ADAPTER_KEY = "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_B.code.weight"
