@@ -1,81 +1,103 @@
-"""Writes a checkpoint of random weights in the layout of the ``jinaai/jina-embeddings-v4`` repository.
+"""Writes checkpoints and adapters in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
 
-The demo checkpoint that this repository carries starts here::
-
-    python training/random_checkpoint.py demo_checkpoint
-
-Its tokenizer is the byte-level one of the test fixtures, which spells any text in 512 tokens and knows Qwen2.5-VL's
-special tokens.
-"""
-
-import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 
 import torch
-from jina_embeddings_v4.jina_v4.backbone import Towers
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
-FIXTURE = Path(__file__).parent.parent / "tests" / "fixtures" / "checkpoint"
+from ..jina_v4.backbone import Towers
+from ..jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTERS, WEIGHT_INDEX
 
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-
-# Every dimension is small; the parts are all there: grouped queries, rotary sections, window and full attention.
-DEMO_SIZES = {
-    "text_config": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [4, 6, 6], "rope_type": "default", "type": "default"},
-    },
-    "vision_config": {
-        "hidden_size": 64,
-        "out_hidden_size": 128,
-        "intermediate_size": 128,
-        "depth": 4,
-        "num_heads": 4,
-        "fullatt_block_indexes": [1, 3],
-    },
-    "matryoshka_dims": [16, 32, 64, 128],
-}
-DEMO_LORA_RANK = 8
+# A tiny checkpoint in the same layout, whose settings are the pattern for new ones.
+PATTERN = Path(__file__).parent.parent / "tests" / "fixtures" / "checkpoint"
 
 
-def write_checkpoint(directory, sizes, lora_rank, seed=0, dtype=torch.bfloat16):
-    """Writes a checkpoint.
+def write_tokenizer(directory, texts, vocabulary_size):
+    """Trains a byte-level BPE tokenizer, split and normalised as Qwen2's, and writes its files.
 
     Args:
-        directory: the directory to write
-        sizes: what to change in the fixture's ``config.json``: ``text_config``, ``vision_config``, ``matryoshka_dims``
-        lora_rank: the rank of the adapters
-        seed (0): the seed of the weights
-        dtype (torch.bfloat16): the type in which to store them
+        directory: the checkpoint's directory
+        texts: an iterable of strings
+        vocabulary_size: the largest number of tokens, without the special ones
+
+    Returns:
+        the dict of the special tokens' ids, by their text
     """
     directory = Path(directory)
-    (directory / "adapters").mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(FIXTURE / name, directory / name)
+    directory.mkdir(parents=True, exist_ok=True)
+    pattern = json.loads((PATTERN / "tokenizer.json").read_text())
+    special = [token["content"] for token in sorted(pattern["added_tokens"], key=lambda token: token["id"])]
 
-    config = json.loads((FIXTURE / "config.json").read_text())
-    config["text_config"] |= sizes["text_config"]
+    tokenizer = Tokenizer.from_str(json.dumps(pattern | {"added_tokens": []}))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, min_frequency=4, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    ids = {token: len(model["vocab"]) + i for i, token in enumerate(special)}
+
+    for token in pattern["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    _write_json(directory / "tokenizer.json", pattern | {"model": model})
+    _write_json(directory / "vocab.json", model["vocab"])
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, model["merges"])]) + "\n")
+    _write_json(directory / "added_tokens.json", ids)
+
+    settings = json.loads((PATTERN / "tokenizer_config.json").read_text())
+    decoder = settings["added_tokens_decoder"].values()
+    settings["added_tokens_decoder"] = {str(ids[token["content"]]): token for token in decoder}
+    _write_json(directory / "tokenizer_config.json", settings)
+    shutil.copyfile(PATTERN / "special_tokens_map.json", directory / "special_tokens_map.json")
+    return ids
+
+
+def write_config(directory, sizes, special_tokens, max_pixels):
+    """Writes what a checkpoint says of its sizes.
+
+    Args:
+        directory: the checkpoint's directory
+        sizes: what differs from the pattern: ``text_config``, ``vision_config``, ``matryoshka_dims``
+        special_tokens: the dict of the special tokens' ids
+        max_pixels: the area down to which images are resized by default
+
+    Returns:
+        the dict that was written to ``config.json``
+    """
+    directory = Path(directory)
+    config = json.loads((PATTERN / "config.json").read_text())
+    ids = {
+        "bos_token_id": special_tokens["<|endoftext|>"],
+        "eos_token_id": special_tokens["<|im_end|>"],
+    }
+    text = sizes["text_config"] | ids | {"vocab_size": max(special_tokens.values()) + 1}
+    config["text_config"] |= text
     config["vision_config"] |= sizes["vision_config"]
     config["matryoshka_dims"] = sizes["matryoshka_dims"]
-    config |= {name: config["text_config"][name] for name in sizes["text_config"]}
+    config |= {name: config["text_config"][name] for name in text if name in config}
+    config |= {
+        "image_token_id": special_tokens["<|image_pad|>"],
+        "video_token_id": special_tokens["<|video_pad|>"],
+        "vision_start_token_id": special_tokens["<|vision_start|>"],
+        "vision_end_token_id": special_tokens["<|vision_end|>"],
+        "vision_token_id": special_tokens["<|vision_pad|>"],
+    }
     _write_json(directory / "config.json", config)
+
+    images = json.loads((PATTERN / "preprocessor_config.json").read_text())
+    images |= {"max_pixels": max_pixels, "size": images["size"] | {"longest_edge": max_pixels}}
+    _write_json(directory / "preprocessor_config.json", images)
+    return config
+
+
+def new_towers(config, seed):
+    """Makes the network of a checkpoint's ``config.json``, with weights drawn from a seed."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
     torch.manual_seed(seed)
     model = Qwen2_5_VLModel(
@@ -84,59 +106,81 @@ def write_checkpoint(directory, sizes, lora_rank, seed=0, dtype=torch.bfloat16):
             vision_config=config["vision_config"],
             image_token_id=config["image_token_id"],
             video_token_id=config["video_token_id"],
+            attn_implementation="sdpa",
         )
     )
-    towers = Towers(model, nn.Linear(config["text_config"]["hidden_size"], config["multi_vector_projector_dim"]))
-    _write_base(directory, towers, dtype)
-    _write_adapters(directory, towers, config["task_names"], lora_rank, dtype)
+    projector = nn.Linear(config["text_config"]["hidden_size"], config["multi_vector_projector_dim"])
+    # The settings name bfloat16, in which it is stored.
+    return Towers(model, projector).float()
 
 
-def _write_base(directory, towers, dtype):
-    """Writes two shards: the vision tower with the embeddings, and the rest."""
+def write_base(directory, towers):
+    """Writes the base weights, in bfloat16 and two shards: the vision tower with the embeddings, and the rest."""
+    directory = Path(directory)
     shards = {"model-00001-of-00002.safetensors": {}, "model-00002-of-00002.safetensors": {}}
     for key, tensor in towers.state_dict().items():
         name = key.removeprefix("model.") if key.startswith("model.visual.") else key.replace(".language_model.", ".")
         is_first = name.startswith("visual.") or "embed_tokens" in name
-        shards[list(shards)[0 if is_first else 1]][name] = tensor.to(dtype).contiguous()
+        shards[list(shards)[0 if is_first else 1]][name] = tensor.to(torch.bfloat16).contiguous()
 
     for shard, tensors in shards.items():
         save_file(tensors, directory / shard, metadata={"format": "pt"})
 
     total = sum(tensor.numel() * tensor.element_size() for tensors in shards.values() for tensor in tensors.values())
     weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(directory / "model.safetensors.index.json", index)
+    _write_json(directory / WEIGHT_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_adapters(directory, towers, tasks, rank, dtype):
-    """Writes one adapter per task, all in one file, the task's name within the tensors' names."""
-    settings = json.loads((FIXTURE / "adapters" / "adapter_config.json").read_text())
-    settings |= {"r": rank, "lora_alpha": rank}
-    _write_json(directory / "adapters" / "adapter_config.json", settings)
+def write_new_adapters(directory, towers, tasks, rank, seed):
+    """Writes adapters that change nothing yet, the same for each task: the common start of their training.
 
+    Args:
+        directory: the directory of the adapters
+        towers: the :class:`jina_v4.backbone.Towers` that they are for
+        tasks: the tasks' names
+        rank: the adapters' rank
+        seed: the seed of their first halves; the second are zero
+    """
+    from peft import LoraConfig, PeftModel
+
+    settings = read_adapter_config(PATTERN / ADAPTERS) | {"r": rank, "lora_alpha": rank}
     names = ("r", "lora_alpha", "target_modules", "exclude_modules")
-    config = LoraConfig(**{name: settings[name] for name in names})
-    network, tensors = None, {}
-    for task in tasks:
-        if network is None:
-            network = PeftModel(towers, config, adapter_name=task)
-        else:
-            network.add_adapter(task, config)
+    torch.manual_seed(seed)
+    network = PeftModel(towers, LoraConfig(**{name: settings[name] for name in names}), adapter_name="start")
+    start = adapter_tensors(network, "start")
+    write_adapters(directory, settings, dict.fromkeys(tasks, start))
 
-        for key, tensor in get_peft_model_state_dict(network, adapter_name=task).items():
-            matrix = "lora_A" if "lora_A" in key else "lora_B"
-            # B starts at zero for training; here it is drawn, so that the tasks differ.
-            weight = torch.randn_like(tensor) * tensor.shape[-1] ** -0.5
-            tensors[key.replace(matrix, f"{matrix}.{task}")] = weight.to(dtype).contiguous()
 
-    save_file(tensors, directory / "adapters" / "adapter_model.safetensors", metadata={"format": "pt"})
+def read_adapter_config(directory):
+    """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
+    return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
+
+
+def adapter_tensors(network, task):
+    """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(network, adapter_name=task)
+
+
+def write_adapters(directory, settings, adapters):
+    """Writes adapters, all in one file, the task's name within the tensors' names.
+
+    Args:
+        directory: the directory of the adapters, which in a checkpoint is ``adapters``
+        settings: the dict of ``adapter_config.json``
+        adapters: a dict of the adapters' weights by task, named as PEFT names them
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / ADAPTER_CONFIG, settings)
+    tensors = {
+        re.sub(r"(lora_[AB])\.", rf"\1.{task}.", name): tensor.detach().to(torch.bfloat16).contiguous().clone()
+        for task, weights in adapters.items()
+        for name, tensor in weights.items()
+    }
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", help="where to write the checkpoint")
-    write_checkpoint(parser.parse_args().directory, DEMO_SIZES, DEMO_LORA_RANK)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

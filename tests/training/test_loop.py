@@ -1,0 +1,51 @@
+"""A training that is killed goes on as if it had not been."""
+
+import pytest
+import torch
+from jina_embeddings_v4.training.loop import Loop
+
+
+class Killed(Exception):
+    pass
+
+
+def train(directory, steps=20, killed_at=None):
+    torch.manual_seed(51)
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    bias = torch.nn.Parameter(torch.zeros(4))
+    loop = Loop(directory, {"weight": weight, "bias": bias}, steps, 0.01, save_every=5)
+
+    def batches(start):
+        for step in range(start, steps):
+            if step == killed_at:
+                raise Killed
+            yield torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+
+    def losses(batch):
+        return {"fit": (batch @ weight + bias - batch.flip(1)).square().mean(), "_shown": weight.abs().max()}
+
+    loop.run(batches, losses)
+    return weight, bias, loop.history
+
+
+def test_a_killed_training_goes_on_from_its_last_save(tmp_path):
+    weight, bias, history = train(tmp_path / "whole")
+
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", killed_at=13)
+    resumed_weight, resumed_bias, resumed_history = train(tmp_path / "killed")
+
+    assert torch.equal(weight, resumed_weight) and torch.equal(bias, resumed_bias)
+    assert history == resumed_history and len(history) == 20
+
+
+def test_a_finished_training_is_not_run_again(tmp_path):
+    weight, _, history = train(tmp_path)
+    again, _, same_history = train(tmp_path, killed_at=0)
+    assert torch.equal(weight, again) and history == same_history
+
+
+def test_the_losses_fall_and_are_plotted(tmp_path):
+    _, _, history = train(tmp_path, steps=200)
+    assert history[-1]["fit"] < history[0]["fit"] / 3
+    assert (tmp_path / "losses.png").stat().st_size > 1000

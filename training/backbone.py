@@ -1,0 +1,83 @@
+"""Trains the demo model's backbone, from nothing: to describe pages, and to tell them apart by queries.
+
+Describing comes first. A contrastive loss starts at chance and stays there for long, since nothing tells the vision
+tower what to look at, and it drowns what captions, which name all that is on a page, could teach. So it comes in later.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .data import TwinBatches, captioned, false_negatives, load_pages, page_query, page_tokens, text_tokens
+from .forward import Vectors, embed, visual_tokens
+from .loop import Loop
+from .losses import joint_loss
+
+QUERIES_PER_PAGE = 2
+
+# The shares of the training after which the contrastive losses begin to count, and count in full.
+CONTRAST_FROM, CONTRAST_IN_FULL = 0.25, 0.4
+
+
+def train_backbone(directory, towers, processor, end_token, matryoshka_dims, steps, learning_rate=1e-3, workers=2):
+    """Trains a backbone.
+
+    Args:
+        directory: where the training's state is kept
+        towers: the :class:`jina_v4.backbone.Towers` to train, in place
+        processor: the :class:`jina_v4.processing.Processor`
+        end_token: the id of the token that ends a caption
+        matryoshka_dims: the dimensions at which single vectors must be good
+        steps: the number of batches of 32 pages
+        learning_rate (1e-3): its peak
+        workers (2): the number of processes that draw pages
+    """
+    towers.train()
+    log_temperature = nn.Parameter(torch.tensor(0.07).log())
+    parameters = dict(towers.named_parameters()) | {"log_temperature": log_temperature}
+    loop = Loop(directory, parameters, steps, learning_rate)
+
+    def batches(start):
+        return load_pages("train", processor.image_settings, TwinBatches(start, steps), workers)
+
+    def losses(pages):
+        described = [
+            captioned(tokens, processor, page.document, end_token)
+            for tokens, page in zip(page_tokens(processor, pages), pages, strict=True)
+        ]
+        batch = [tokens for tokens, _ in described]
+        visual = visual_tokens(towers, batch, processor.image_settings)
+        everything = embed(towers, batch, visual)
+        parts = {"caption": _caption_loss(towers, described, everything.hidden_states)}
+
+        weight = min(1, (loop.step / steps - CONTRAST_FROM) / (CONTRAST_IN_FULL - CONTRAST_FROM))
+        if weight <= 0:
+            return parts
+
+        # Attention is causal: what was said of a page after its prompt has not touched the prompt's vectors.
+        vectors = Vectors(
+            everything.single,
+            [multi[: len(multi) - length] for multi, (_, length) in zip(everything.multi, described, strict=True)],
+            everything.hidden_states,
+        )
+        temperature = log_temperature.exp().clamp(min=0.02)
+        for i in range(QUERIES_PER_PAGE):
+            texts, facts = zip(*(page_query(page, i) for page in pages), strict=True)
+            queries = embed(towers, text_tokens(processor, texts))
+            excluded = false_negatives(facts, pages)
+            for name, loss in joint_loss(queries, vectors, temperature, excluded, matryoshka_dims).items():
+                parts[name] = parts.get(name, 0) + loss * weight / QUERIES_PER_PAGE
+
+        return parts | {"_temperature": temperature}
+
+    loop.run(batches, losses)
+    towers.eval()
+
+
+def _caption_loss(towers, described, hidden_states):
+    """The cross-entropy of the captions' tokens, each predicted from what comes before it."""
+    predicts = torch.zeros(hidden_states.shape[:2], dtype=torch.bool)
+    for row, (tokens, length) in zip(predicts, described, strict=True):
+        row[len(tokens) - length - 1 : len(tokens) - 1] = True
+    said = torch.cat([tokens.ids[-length:] for tokens, length in described])
+    return cross_entropy(hidden_states[predicts] @ towers.model.get_input_embeddings().weight.T, said)

@@ -1,0 +1,145 @@
+"""Batches of synthetic pages, drawn by worker processes while the model trains."""
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..jina_v4.images import ResizedImage, resize_image
+from .pages.documents import TYPES, Document, documents
+from .pages.phrases import caption, sample_query
+from .pages.rendering import draw_document
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page to train or test with.
+
+    Args:
+        number: its number in its split
+        document: what is on it
+        image: its picture
+    """
+
+    number: int
+    document: Document
+    image: ResizedImage
+
+
+class Pages(torch.utils.data.Dataset):
+    """The pages of a split, by their numbers. They never end.
+
+    Args:
+        split: one of :data:`training.pages.documents.SPLITS`
+        image_settings: the :class:`jina_v4.images.ImageSettings` of the model
+    """
+
+    def __init__(self, split, image_settings):
+        self.split = split
+        self._image_settings = image_settings
+
+    def __getitem__(self, number):
+        (document,) = documents(self.split, number, number + 1)
+        picture = draw_document(document, f"{self.split} {number}")
+        return Page(number, document, resize_image(picture, self._image_settings))
+
+
+def load_pages(split, image_settings, numbers, workers=2):
+    """Yields lists of pages, drawn by worker processes.
+
+    Args:
+        split: one of :data:`training.pages.documents.SPLITS`
+        image_settings: the :class:`jina_v4.images.ImageSettings` of the model
+        numbers: an iterable of lists of numbers, one a batch
+        workers (2): the number of worker processes
+    """
+    return torch.utils.data.DataLoader(
+        Pages(split, image_settings),
+        batch_sampler=numbers,
+        collate_fn=list,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+class TwinBatches:
+    """The numbers of the pages of each step's batch: twins, of a few types, so that most negatives are hard.
+
+    Args:
+        start: the step to begin with
+        stop: the step to end before
+        types (4): the types in a batch
+        twins (4): the pairs of twins of each type
+    """
+
+    def __init__(self, start, stop, types=4, twins=4):
+        self._steps = range(start, stop)
+        self._types, self._twins = types, twins
+
+    def __len__(self):
+        return len(self._steps)
+
+    def __iter__(self):
+        for step in self._steps:
+            chosen = random.Random(f"types of batch {step}").sample(range(len(TYPES)), self._types)
+            pairs = [kind + len(TYPES) * (step * self._twins + i) for kind in chosen for i in range(self._twins)]
+            yield [2 * pair + twin for pair in pairs for twin in (0, 1)]
+
+
+def page_query(page, seed):
+    """Draws a query for a page.
+
+    Returns:
+        its text, and the facts that it asks for
+    """
+    return sample_query(page.document, random.Random(f"{seed} query {page.number}"))
+
+
+def false_negatives(facts, pages):
+    """Marks the pages that fit a query although they are not its own.
+
+    Args:
+        facts: the list of what each query asks for
+        pages: the list of :class:`Page`, in the queries' order at first
+
+    Returns:
+        a bool tensor ``(queries, pages)``
+    """
+    fits = [
+        [i != j and page.document.satisfies(asked) for j, page in enumerate(pages)] for i, asked in enumerate(facts)
+    ]
+    return torch.tensor(fits)
+
+
+def captioned(tokens, processor, document, end_token):
+    """Appends a page's caption to its tokens, as what the model is to say after its prompt.
+
+    Args:
+        tokens: the page's :class:`jina_v4.processing.Tokens`
+        processor: the :class:`jina_v4.processing.Processor`
+        document: what is on the page
+        end_token: the id of the token that ends the caption
+
+    Returns:
+        :class:`jina_v4.processing.Tokens`, whose last tokens are the caption, and the number of these
+    """
+    said = torch.cat([processor.ids(caption(document)), torch.tensor([end_token])])
+    positions = torch.arange(1, len(said) + 1) + tokens.positions[:, -1:].max()
+    return (
+        replace(
+            tokens,
+            ids=torch.cat([tokens.ids, said]),
+            positions=torch.cat([tokens.positions, positions.expand(3, -1)], dim=1),
+        ),
+        len(said),
+    )
+
+
+def page_tokens(processor, pages):
+    """Returns the :class:`jina_v4.processing.Tokens` of pages."""
+    return [processor.image_tokens(page.image) for page in pages]
+
+
+def text_tokens(processor, texts, task="retrieval", prompt_name="query"):
+    """Returns the :class:`jina_v4.processing.Tokens` of texts."""
+    return [processor.text_tokens(text, task, prompt_name) for text in texts]

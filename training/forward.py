@@ -1,0 +1,76 @@
+"""A batch of texts or pages -> vectors that a loss can be computed on.
+
+It computes what the engine's backbone computes, but keeps the gradients, and can take visual tokens from an earlier run
+of the vision tower: the tower carries no adapter, so while adapters are trained its output never changes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import normalize
+
+from ..jina_v4.backbone import pad, pixels
+
+
+@dataclass
+class Vectors:
+    """The vectors of N texts or pages.
+
+    Args:
+        single: a tensor ``(N, hidden)``: pooled, not yet normalised, so that it can be truncated
+        multi: a list of N tensors ``(tokens_i, 128)``, rows of length 1
+        hidden_states: a tensor ``(N, longest, hidden)``, after the final norm
+    """
+
+    single: torch.Tensor
+    multi: list
+    hidden_states: torch.Tensor
+
+
+def visual_tokens(towers, batch, image_settings):
+    """Runs the vision tower.
+
+    Args:
+        towers: a :class:`jina_v4.backbone.Towers`
+        batch: a list of N :class:`jina_v4.processing.Tokens` of images
+        image_settings: the :class:`jina_v4.images.ImageSettings`
+
+    Returns:
+        a list of N tensors ``(visual_tokens_i, hidden)``
+    """
+    visual = towers.model.visual
+    inputs = pixels(batch, image_settings, visual.device, visual.dtype)
+    merged = visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    counts = inputs["image_grid_thw"].prod(dim=1) // image_settings.merge_size**2
+    return merged.split(counts.tolist())
+
+
+def embed(towers, batch, visual=None):
+    """Runs the language model and the projector.
+
+    Args:
+        towers: a :class:`jina_v4.backbone.Towers`
+        batch: a list of N :class:`jina_v4.processing.Tokens`
+        visual (None): for images, the list of their visual tokens
+
+    Returns:
+        :class:`Vectors`
+    """
+    inputs = pad(batch, towers.model.device)
+    ids, mask = inputs.pop("input_ids"), inputs["attention_mask"].bool()
+    embedded = towers.model.get_input_embeddings()(ids)
+    if visual is not None:
+        # Padding is token 0, which is no visual token.
+        is_visual = ids == towers.model.config.image_token_id
+        embedded = embedded.masked_scatter(is_visual[..., None], torch.cat(list(visual)).to(embedded.dtype))
+
+    hidden_states = towers.model(inputs_embeds=embedded, use_cache=False, **inputs).last_hidden_state
+    projected = normalize(towers.multi_vector_projector(hidden_states[mask]).float(), dim=-1)
+
+    # The mean of pooled tokens, as one product: the gradients of slices would each fill a tensor of the size of the
+    # whole batch.
+    weights = torch.zeros(mask.shape, device=mask.device)
+    for row, tokens in zip(weights, batch, strict=True):
+        row[tokens.pooled] = 1 / (tokens.pooled.stop - tokens.pooled.start)
+    single = torch.einsum("nl,nlh->nh", weights, hidden_states.float())
+    return Vectors(single, list(projected.split([len(tokens) for tokens in batch])), hidden_states)

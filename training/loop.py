@@ -1,0 +1,136 @@
+"""The training loop: seeded, resumable after a kill, with a progress line and a plot of the losses."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+
+class Loop:
+    """Minimises a loss, and goes on from where it was when it is run again.
+
+    Args:
+        directory: where the state and the plot are kept
+        parameters: a dict of the parameters to train, by name
+        steps: the number of steps
+        learning_rate: its peak. It is reached after a warm-up of one step in twenty, and falls in a cosine
+        weight_decay (0.01): AdamW's, on matrices
+        save_every (100): steps between two saves
+    """
+
+    def __init__(self, directory, parameters, steps, learning_rate, weight_decay=0.01, save_every=100):
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.steps = steps
+        self._parameters = parameters
+        self._save_every = save_every
+        matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+        others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=learning_rate,
+            betas=(0.9, 0.98),
+        )
+        warm_up = max(1, steps // 20)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer,
+            lambda step: min((step + 1) / warm_up, 0.03 + 0.97 * (1 + math.cos(math.pi * min(1, step / steps))) / 2),
+        )
+        self.step = 0
+        self.history = []
+        self._resume()
+
+    @property
+    def _state_file(self):
+        return self.directory / "state.pt"
+
+    def run(self, batches, losses):
+        """Trains.
+
+        Args:
+            batches: a function of the step to begin with that returns an iterable of batches, one a step. What a
+                batch holds depends on its step alone, so that a resumed run is the one that was not interrupted
+            losses: a function of a batch that returns a dict of losses, whose sum is minimised. Names with an
+                underscore in front are shown and not minimised
+        """
+        if self.step >= self.steps:
+            return
+
+        progress = tqdm(total=self.steps, initial=self.step, desc=self.directory.name, unit="step")
+        shown = {}
+        for batch in batches(self.step):
+            parts = losses(batch)
+            self._optimizer.zero_grad(set_to_none=True)
+            sum(value for name, value in parts.items() if not name.startswith("_")).backward()
+            torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
+            self._optimizer.step()
+            self._schedule.step()
+            self.step += 1
+
+            values = {name.lstrip("_"): float(value.detach()) for name, value in parts.items()}
+            self.history.append(values)
+            for name, value in values.items():
+                shown[name] = 0.95 * shown.get(name, value) + 0.05 * value
+            progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+            progress.update()
+            if self.step % self._save_every == 0 or self.step == self.steps:
+                self._save()
+            if self.step == self.steps:
+                break
+
+        progress.close()
+
+    def _save(self):
+        state = {
+            "step": self.step,
+            "parameters": {name: parameter.detach() for name, parameter in self._parameters.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": self.history,
+        }
+        unfinished = self._state_file.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        os.replace(unfinished, self._state_file)
+        plot_losses(self.history, self.directory / "losses.png")
+
+    def _resume(self):
+        if not self._state_file.exists():
+            return
+
+        state = torch.load(self._state_file, weights_only=True)
+        self.step, self.history = state["step"], state["history"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state["parameters"][name])
+
+
+def plot_losses(history, path):
+    """Draws the losses over the steps.
+
+    Args:
+        history: a list of dicts, one a step
+        path: the PNG to write
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(name for values in history for name in values))
+    figure, axes = pyplot.subplots(len(names), figsize=(8, 2 * len(names)), sharex=True, squeeze=False)
+    window = max(1, len(history) // 200)
+    for (axis,), name in zip(axes, names, strict=True):
+        values = [values.get(name, math.nan) for values in history]
+        means = [sum(values[i : i + window]) / window for i in range(0, len(values) - window + 1, window)]
+        axis.plot(range(window, len(values) + 1, window), means)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+
+    axes[-1, 0].set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

@@ -1,0 +1,100 @@
+"""The losses that the paper trains its adapters with (jina-embeddings-v4, arXiv 2506.18902, section 5).
+
+Scores are a matrix ``(queries, targets)`` whose diagonal holds the pairs that belong together. A target that fits a
+query by chance is no negative for it: where that is known, it is left out.
+"""
+
+import torch
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
+
+
+def single_scores(queries, targets, dim=None):
+    """Compares single vectors.
+
+    Args:
+        queries: a tensor ``(queries, hidden)`` of any length
+        targets: a tensor ``(targets, hidden)`` of any length
+        dim (None): how many dimensions to keep
+
+    Returns:
+        a tensor ``(queries, targets)`` of cosines
+    """
+    return normalize(queries[:, :dim], dim=-1) @ normalize(targets[:, :dim], dim=-1).T
+
+
+def late_scores(queries, targets):
+    """Compares multi-vectors by MaxSim, divided by the query's length so that it has the range of a cosine.
+
+    Args:
+        queries: a list of tensors ``(tokens_i, 128)``, rows of length 1
+        targets: a list of tensors ``(tokens_j, 128)``, rows of length 1
+
+    Returns:
+        a tensor ``(queries, targets)``
+    """
+    pages = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)
+    lengths = torch.tensor([len(target) for target in targets], device=pages.device)
+    padding = torch.arange(pages.shape[1], device=pages.device) >= lengths[:, None]
+
+    similarities = torch.einsum("qd,pkd->qpk", torch.cat(queries), pages).masked_fill(padding, -torch.inf)
+    return torch.stack([best.mean(dim=0) for best in similarities.amax(dim=-1).split([len(q) for q in queries])])
+
+
+def info_nce(scores, temperature, excluded):
+    """Picks each query's target among all targets, and each target's query among all queries.
+
+    Args:
+        scores: a tensor ``(queries, targets)``, in which the first targets are the queries' own, and any others are
+            hard negatives
+        temperature: a tensor with the softmax temperature
+        excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
+
+    Returns:
+        the mean loss
+    """
+    logits = (scores / temperature).masked_fill(excluded, -torch.inf)
+    own = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, own) + cross_entropy(logits[:, : len(own)].T, own)) / 2
+
+
+def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
+    """The loss of section 5.2.1: InfoNCE on single vectors at each Matryoshka dimension and on late interaction, and
+    the Kullback-Leibler divergence that brings the two kinds of scores together.
+
+    Args:
+        queries: :class:`training.forward.Vectors`
+        targets: :class:`training.forward.Vectors`
+        temperature: a tensor with the softmax temperature
+        excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
+        matryoshka_dims: the dimensions at which single vectors must be good
+
+    Returns:
+        a dict of the loss's parts: ``single``, ``multi`` and ``divergence``
+    """
+    singles = [single_scores(queries.single, targets.single, dim) for dim in matryoshka_dims]
+    multi = late_scores(queries.multi, targets.multi)
+    single_distribution, multi_distribution = (
+        log_softmax((scores / temperature).masked_fill(excluded, -1e4), dim=-1) for scores in (singles[-1], multi)
+    )
+    return {
+        "single": sum(info_nce(scores, temperature, excluded) for scores in singles) / len(singles),
+        "multi": info_nce(multi, temperature, excluded),
+        "divergence": kl_div(single_distribution, multi_distribution, log_target=True, reduction="batchmean"),
+    }
+
+
+def cosent(scores, grades, temperature):
+    """Orders pairs by how alike they are: of two pairs with different grades, the higher one must score higher
+    (CoSENT, which the paper uses for text matching).
+
+    Args:
+        scores: a tensor ``(pairs,)`` of similarities
+        grades: a tensor ``(pairs,)``
+        temperature: a tensor with the temperature
+
+    Returns:
+        the loss
+    """
+    differences = (scores[None, :] - scores[:, None]) / temperature
+    wrong_if_positive = grades[:, None] > grades[None, :]
+    return torch.logsumexp(torch.cat([differences.new_zeros(1), differences[wrong_if_positive]]), dim=0)

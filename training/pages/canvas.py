@@ -1,0 +1,84 @@
+"""A page to draw on, its colours and its fonts."""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+# What a person would call by these names, even when they are jittered a little.
+RGB = {
+    "red": (205, 40, 45),
+    "blue": (35, 85, 200),
+    "green": (30, 140, 65),
+    "orange": (240, 135, 20),
+    "purple": (125, 55, 165),
+    "black": (25, 25, 30),
+}
+INK, GREY, PALE, WHITE = (40, 44, 52), (130, 136, 145), (228, 231, 236), (255, 255, 255)
+
+# Those that matplotlib carries are there on every machine, and the same on each.
+FONTS = {
+    "sans": "DejaVuSans.ttf",
+    "sans-bold": "DejaVuSans-Bold.ttf",
+    "serif": "DejaVuSerif.ttf",
+    "serif-bold": "DejaVuSerif-Bold.ttf",
+    "mono": "DejaVuSansMono.ttf",
+    "mono-bold": "DejaVuSansMono-Bold.ttf",
+}
+
+# What pages say where it does not matter what they say.
+WORDS = (
+    "the order of our work and its parts from north to south as we agreed in spring with great care "
+    "for all who live by the river and read old books at night under small lamps"
+).split()
+
+
+class Canvas:
+    """A page to draw on. Positions and sizes are in pixels.
+
+    Args:
+        size: ``(width, height)``
+        paper: the paper's colour
+        generator: the :class:`random.Random` that decides what is left open
+    """
+
+    def __init__(self, size, paper, generator):
+        self.width, self.height = size
+        self.paper = paper
+        self.generator = generator
+        self.image = Image.new("RGB", size, paper)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def text(self, x, y, text, size=13, font_name="sans", fill=INK, anchor="la"):
+        """Writes one line. The anchor is one of Pillow's, by default its left and top."""
+        self.draw.text((x, y), text, fill=fill, font=font(font_name, size), anchor=anchor)
+
+    def words(self, count):
+        """Draws some words to write."""
+        return " ".join(self.generator.choices(WORDS, k=count))
+
+    def box(self, *corners, fill=None, outline=None, width=1):
+        self.draw.rectangle(corners, fill=fill, outline=outline, width=width)
+
+    def line(self, points, fill, width):
+        self.draw.line(points, fill=fill, width=width, joint="curve")
+
+    def disc(self, x, y, radius, fill):
+        self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+
+@cache
+def font(name, size):
+    """Returns one of :data:`FONTS` in a size in pixels."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONTS[name], size)
+
+
+def jitter(generator, colour, by):
+    """Varies a colour, by no more than ``by`` of 255 in each channel."""
+    return tuple(max(0, min(255, channel + generator.randint(-by, by))) for channel in colour)
+
+
+def price(generator):
+    """Draws an amount of money."""
+    return f"{generator.randint(2, 900)}.{generator.randint(0, 99):02}"
