@@ -65,7 +65,9 @@ def train_adapter(
 
     device = towers.model.device
     log_temperature = nn.Parameter(torch.tensor(0.05, device=device).log())
-    loop = Loop(directory, trained | {"log_temperature": log_temperature}, steps, learning_rate)
+    parameters = trained | {"log_temperature": log_temperature}
+    optimizer = torch.optim.AdamW(parameters.values(), learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    loop = Loop(directory, parameters, [optimizer], steps)
 
     def losses(batch):
         visual = None

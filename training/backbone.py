@@ -16,10 +16,10 @@ from .losses import joint_loss
 QUERIES_PER_PAGE = 2
 
 # The shares of the training after which the contrastive losses begin to count, and count in full.
-CONTRAST_FROM, CONTRAST_IN_FULL = 0.25, 0.4
+CONTRAST_FROM, CONTRAST_IN_FULL = 0.2, 0.3
 
 
-def train_backbone(directory, towers, processor, end_token, matryoshka_dims, steps, learning_rate=1e-3, workers=2):
+def train_backbone(directory, towers, processor, end_token, matryoshka_dims, steps, workers=2):
     """Trains a backbone.
 
     Args:
@@ -29,13 +29,12 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
         end_token: the id of the token that ends a caption
         matryoshka_dims: the dimensions at which single vectors must be good
         steps: the number of batches of 32 pages
-        learning_rate (1e-3): its peak
         workers (2): the number of processes that draw pages
     """
     towers.train()
     log_temperature = nn.Parameter(torch.tensor(0.07).log())
     parameters = dict(towers.named_parameters()) | {"log_temperature": log_temperature}
-    loop = Loop(directory, parameters, steps, learning_rate)
+    loop = Loop(directory, parameters, _optimizers(parameters), steps)
 
     def batches(start):
         return load_pages("train", processor.image_settings, TwinBatches(start, steps), workers)
@@ -72,6 +71,23 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
 
     loop.run(batches, losses)
     towers.eval()
+
+
+def _optimizers(parameters):
+    """Muon for the matrices of the layers, and AdamW for the rest.
+
+    By AdamW alone, captions take over twice as many steps to be learnt as well.
+    """
+    layers = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.ndim == 2 and "embed_tokens" not in name and "projector" not in name
+    }
+    others = [parameter for name, parameter in parameters.items() if name not in layers]
+    return [
+        torch.optim.Muon(layers.values(), lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
 
 
 def _caption_loss(towers, described, hidden_states):

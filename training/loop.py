@@ -14,30 +14,25 @@ class Loop:
     Args:
         directory: where the state and the plot are kept
         parameters: a dict of the parameters to train, by name
+        optimizers: the list of :class:`torch.optim.Optimizer` that change them. Their learning rates are peaks, reached
+            after a warm-up of one step in twenty, from which they fall in a cosine
         steps: the number of steps
-        learning_rate: its peak. It is reached after a warm-up of one step in twenty, and falls in a cosine
-        weight_decay (0.01): AdamW's, on matrices
         save_every (100): steps between two saves
     """
 
-    def __init__(self, directory, parameters, steps, learning_rate, weight_decay=0.01, save_every=100):
+    def __init__(self, directory, parameters, optimizers, steps, save_every=100):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.steps = steps
         self._parameters = parameters
         self._save_every = save_every
-        matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-        others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=learning_rate,
-            betas=(0.9, 0.98),
-        )
+        self._optimizers = optimizers
         warm_up = max(1, steps // 20)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            lambda step: min((step + 1) / warm_up, 0.03 + 0.97 * (1 + math.cos(math.pi * min(1, step / steps))) / 2),
-        )
+
+        def share(step):
+            return min((step + 1) / warm_up, 0.03 + 0.97 * (1 + math.cos(math.pi * min(1, step / steps))) / 2)
+
+        self._schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
         self.step = 0
         self.history = []
         self._resume()
@@ -62,11 +57,13 @@ class Loop:
         shown = {}
         for batch in batches(self.step):
             parts = losses(batch)
-            self._optimizer.zero_grad(set_to_none=True)
+            for optimizer in self._optimizers:
+                optimizer.zero_grad(set_to_none=True)
             sum(value for name, value in parts.items() if not name.startswith("_")).backward()
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
-            self._optimizer.step()
-            self._schedule.step()
+            for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+                optimizer.step()
+                schedule.step()
             self.step += 1
 
             values = {name.lstrip("_"): float(value.detach()) for name, value in parts.items()}
@@ -86,8 +83,8 @@ class Loop:
         state = {
             "step": self.step,
             "parameters": {name: parameter.detach() for name, parameter in self._parameters.items()},
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "schedules": [schedule.state_dict() for schedule in self._schedules],
             "history": self.history,
         }
         unfinished = self._state_file.with_suffix(".unfinished")
@@ -99,10 +96,11 @@ class Loop:
         if not self._state_file.exists():
             return
 
-        state = torch.load(self._state_file, weights_only=True)
+        state = torch.load(self._state_file, map_location="cpu", weights_only=True)
         self.step, self.history = state["step"], state["history"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        for name in ("optimizers", "schedules"):
+            for target, saved in zip(getattr(self, f"_{name}"), state[name], strict=True):
+                target.load_state_dict(saved)
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(state["parameters"][name])

@@ -112,7 +112,7 @@ def code_batches(processor, steps, workers=2):
 
 # The steps and the batches of each task.
 TASKS = {
-    "retrieval": (500, retrieval_batches),
-    "text-matching": (500, text_matching_batches),
-    "code": (500, code_batches),
+    "retrieval": (300, retrieval_batches),
+    "text-matching": (300, text_matching_batches),
+    "code": (300, code_batches),
 }

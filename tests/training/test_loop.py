@@ -13,7 +13,8 @@ def train(directory, steps=20, killed_at=None):
     torch.manual_seed(51)
     weight = torch.nn.Parameter(torch.randn(4, 4))
     bias = torch.nn.Parameter(torch.zeros(4))
-    loop = Loop(directory, {"weight": weight, "bias": bias}, steps, 0.01, save_every=5)
+    optimizers = [torch.optim.Muon([weight], 0.01), torch.optim.AdamW([bias], 0.01)]
+    loop = Loop(directory, {"weight": weight, "bias": bias}, optimizers, steps, save_every=5)
 
     def batches(start):
         for step in range(start, steps):

@@ -23,15 +23,25 @@ FONTS = {
     "sans-bold": "DejaVuSans-Bold.ttf",
     "serif": "DejaVuSerif.ttf",
     "serif-bold": "DejaVuSerif-Bold.ttf",
+    "roman": "STIXGeneral.ttf",
+    "roman-bold": "STIXGeneralBol.ttf",
     "mono": "DejaVuSansMono.ttf",
     "mono-bold": "DejaVuSansMono-Bold.ttf",
 }
 
-# What pages say where it does not matter what they say.
-WORDS = (
-    "the order of our work and its parts from north to south as we agreed in spring with great care "
-    "for all who live by the river and read old books at night under small lamps"
-).split()
+# What pages say where it does not matter what they say: an agent, a verb and its object make a sentence.
+AGENTS = ("we", "our team", "the office", "our partners", "the board", "your advisor")
+VERBS = ("will review", "received", "agreed to", "can confirm", "prepared", "will send", "approved")
+OBJECTS = (
+    "the plan for the spring",
+    "your order from last month",
+    "the annual report",
+    "a visit to the north site",
+    "the new terms of delivery",
+    "all of the open questions",
+    "the next meeting in town",
+)
+GOODS = ("Coffee", "Bread", "Apples", "Paper", "Lamp", "Cable", "Soap", "Tea", "Pens", "Folder", "Milk", "Candle")
 
 
 class Canvas:
@@ -54,9 +64,10 @@ class Canvas:
         """Writes one line. The anchor is one of Pillow's, by default its left and top."""
         self.draw.text((x, y), text, fill=fill, font=font(font_name, size), anchor=anchor)
 
-    def words(self, count):
-        """Draws some words to write."""
-        return " ".join(self.generator.choices(WORDS, k=count))
+    def sentence(self):
+        """Draws a sentence to write."""
+        words = " ".join(self.generator.choice(part) for part in (AGENTS, VERBS, OBJECTS))
+        return f"{words[0].upper()}{words[1:]}."
 
     def box(self, *corners, fill=None, outline=None, width=1):
         self.draw.rectangle(corners, fill=fill, outline=outline, width=width)
@@ -79,6 +90,11 @@ def jitter(generator, colour, by):
     return tuple(max(0, min(255, channel + generator.randint(-by, by))) for channel in colour)
 
 
-def price(generator):
-    """Draws an amount of money."""
-    return f"{generator.randint(2, 900)}.{generator.randint(0, 99):02}"
+def sample_price(generator):
+    """Draws a price, in cents."""
+    return generator.randint(150, 39900)
+
+
+def money(cents):
+    """Writes an amount of money."""
+    return f"{cents // 100}.{cents % 100:02}"

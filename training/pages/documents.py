@@ -154,12 +154,8 @@ def sample_document(generator, split, document_type=None):
 def vary(document, generator):
     """Draws a hard negative to train with: the same document but for one fact."""
     while True:
-        changes = [name for name, _ in document.details] + ["headline"] * (document.headline is not None)
-        changes += [*document.marks, *document.marks]
-        change = generator.choice(changes)
-        if change == "headline":
-            twin = replace(document, headline=generator.choice(HEADLINES))
-        elif isinstance(change, Mark):
+        change = generator.choice([*(name for name, _ in document.details), *document.marks, *document.marks])
+        if isinstance(change, Mark):
             values = {"kind": MARKS, "colour": COLOURS, "place": PLACES}
             name = generator.choice(tuple(values))
             changed = replace(change, **{name: generator.choice(values[name])})

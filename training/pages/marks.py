@@ -16,8 +16,13 @@ def draw_mark(canvas, kind, x, y, colour):
         x: its centre, in pixels
         y: its centre, in pixels
         colour: its colour, three bytes
+
+    Returns:
+        the box ``(x0, y0, x1, y1)`` that encloses it, in pixels
     """
     _SHAPES[kind](canvas, x, y, colour)
+    left, above, right, below = _EXTENTS[kind]
+    return x - left, y - above, x + right, y + below
 
 
 def _stamp(canvas, x, y, colour):
@@ -36,13 +41,13 @@ def _signature(canvas, x, y, colour):
     slant = canvas.generator.uniform(0.8, 1.2)
     stroke = [
         (
-            x - 58 + 116 * t / 40 + 10 * math.sin(t * 0.7 * slant),
+            x - 46 + 90 * t / 40 + 8 * math.sin(t * 0.7 * slant),
             y + 27 * math.sin(t * 0.9 * slant + 1) * (1 - t / 60),
         )
         for t in range(41)
     ]
     canvas.line(stroke, colour, 5)
-    canvas.line((x - 55, y + 36, x + 58, y + 30), colour, 4)
+    canvas.line((x - 54, y + 36, x + 54, y + 30), colour, 4)
 
 
 def _barcode(canvas, x, y, colour):
@@ -70,7 +75,7 @@ def _qr_code(canvas, x, y, colour):
 
 
 def _star(canvas, x, y, colour):
-    radii = (52, 21)
+    radii = (48, 19)
     points = [
         (x + radii[k % 2] * math.sin(math.pi * k / 5), y - radii[k % 2] * math.cos(math.pi * k / 5)) for k in range(10)
     ]
@@ -95,4 +100,15 @@ _SHAPES = {
     "star": _star,
     "arrow": _arrow,
     "logo": _logo,
+}
+
+# How far each reaches from its centre: to the left, above, to the right and below.
+_EXTENTS = {
+    "stamp": (50, 50, 50, 50),
+    "signature": (55, 30, 55, 39),
+    "barcode": (57, 37, 57, 37),
+    "QR code": (49, 49, 49, 49),
+    "star": (47, 49, 47, 40),
+    "arrow": (55, 43, 55, 43),
+    "logo": (49, 49, 49, 49),
 }

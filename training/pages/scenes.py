@@ -3,12 +3,13 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 # The colours of the sky, above and at the horizon, and how bright all else is.
 _SKIES = {
     "day": ((120, 180, 240), (205, 230, 250), 1),
-    "night": ((8, 12, 40), (30, 40, 80), 0.35),
+    # No darker than that: what is black must still be seen.
+    "night": ((24, 32, 88), (58, 72, 138), 0.55),
     "sunset": ((90, 50, 120), (255, 150, 80), 0.7),
 }
 
@@ -38,7 +39,7 @@ def draw_scene(canvas, document, colour):
     _draw_lights(canvas, document["time"], sun, generator.randint(60, 110), horizon)
 
     if subject == "boat":
-        canvas.box(0, horizon, canvas.width, canvas.height, fill=lit((50, 120, 190)))
+        canvas.box(0, horizon, canvas.width, canvas.height, fill=lit((105, 185, 215)))
     else:
         hills = [(x, horizon - 25 * math.sin(x / 90 + sun)) for x in range(0, canvas.width + 20, 20)]
         ground = [(0, horizon + 20), *hills, (canvas.width, canvas.height), (0, canvas.height)]
@@ -54,6 +55,8 @@ def draw_scene(canvas, document, colour):
         canvas.disc(x + scale * dx, y + scale * dy, scale * radius, fill)
 
     _SUBJECTS[subject](shape, disc, colour, lit)
+    # A lens is softer than a drawing.
+    canvas.image = canvas.image.filter(ImageFilter.BoxBlur(1))
 
 
 def _draw_lights(canvas, time, x, y, horizon):
