@@ -142,9 +142,16 @@ def shared_adapters(backbone, directory):
     with backbone.lock:
         if key not in backbone.added_adapters:
             prefix = f"added{len(backbone.added_adapters)}-"
-            tasks = adapter_tasks(directory)
-            add_adapters(backbone.network, directory, tasks, prefix).requires_grad_(False).eval()
-            backbone.added_adapters[key] = {task: prefix + task for task in tasks}
+            names = {task: prefix + task for task in adapter_tasks(directory)}
+            try:
+                add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
+            except Exception:
+                for name in names.values():
+                    if name in backbone.network.peft_config:
+                        backbone.network.delete_adapter(name)
+                raise
+
+            backbone.added_adapters[key] = names
 
         return backbone.added_adapters[key]
 

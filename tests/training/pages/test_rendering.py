@@ -7,7 +7,7 @@ import pytest
 from jina_embeddings_v4.training.pages.canvas import RGB
 from jina_embeddings_v4.training.pages.documents import COLOURS, MARKS, PLACES, TYPES, Document, Mark, documents
 from jina_embeddings_v4.training.pages.programs import programs
-from jina_embeddings_v4.training.pages.rendering import draw_document
+from jina_embeddings_v4.training.pages.rendering import draw_document, draw_with_boxes
 
 
 def coloured(picture, colour):
@@ -16,13 +16,6 @@ def coloured(picture, colour):
     names = {**RGB, "paper": (250, 249, 245), "grey": (130, 130, 130)}
     distances = [np.square(pixels - np.array(rgb)).sum(axis=-1) for rgb in names.values()]
     return np.argmin(distances, axis=0) == list(names).index(colour)
-
-
-def corner(mask, place):
-    vertical, horizontal = place.split()
-    height, width = 112, mask.shape[1] // 3
-    rows = slice(0, height) if vertical == "top" else slice(-height, None)
-    return mask[rows, slice(0, width) if horizontal == "left" else slice(-width, None)]
 
 
 def test_a_picture_is_the_same_each_time_and_another_by_another_seed():
@@ -35,12 +28,26 @@ def test_a_picture_is_the_same_each_time_and_another_by_another_seed():
 @pytest.mark.parametrize("kind", MARKS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_mark_is_in_its_place_in_its_colour(kind, place):
-    for number, colour in enumerate(COLOURS[:-1]):
-        plain = Document("letter", (("colour", "black"),))
-        marked = Document("letter", (("colour", "black"),), None, (Mark(kind, colour, place),))
-        masks = [coloured(draw_document(document, number), colour) for document in (plain, marked)]
-        assert corner(masks[0], place).sum() < 100
-        assert corner(masks[1], place).sum() > 800
+    for colour in COLOURS[:-1]:
+        mark = Mark(kind, colour, place)
+        document = Document("letter", (("colour", "black"),), None, (mark,))
+        picture, boxes = draw_with_boxes(document, colour)
+        x0, y0, x1, y1 = boxes["mark", kind, colour, place]
+        mask = coloured(picture, colour)
+        assert mask[y0:y1, x0:x1].sum() > 0.6 * mask.sum() > 800
+
+        vertical, horizontal = place.split()
+        assert (y1 < 120) == (vertical == "top") and (y0 > 500) == (vertical == "bottom")
+        assert (x1 < 224) == (horizontal == "left") and (x0 > 224) == (horizontal == "right")
+
+
+def test_the_headline_is_in_its_box():
+    for document in documents("test", 0, 40):
+        picture, boxes = draw_with_boxes(document, 51)
+        if document.headline:
+            x0, y0, x1, y1 = boxes["headline", document.headline]
+            assert 0 <= x0 < x1 <= picture.width and 0 <= y0 < y1 < 120
+            assert coloured(picture, "black")[y0:y1, x0:x1].mean() > 0.1
 
 
 @pytest.mark.parametrize("kind", sorted(set(TYPES) - {"code listing"}))
