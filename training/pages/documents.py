@@ -154,8 +154,11 @@ def sample_document(generator, split, document_type=None):
 def vary(document, generator):
     """Draws a hard negative to train with: the same document but for one fact."""
     while True:
-        change = generator.choice([*(name for name, _ in document.details), *document.marks, *document.marks])
-        if isinstance(change, Mark):
+        changes = [name for name, _ in document.details] + ["headline"] * (document.headline is not None)
+        change = generator.choice([*changes, *document.marks, *document.marks])
+        if change == "headline":
+            twin = replace(document, headline=generator.choice(HEADLINES))
+        elif isinstance(change, Mark):
             values = {"kind": MARKS, "colour": COLOURS, "place": PLACES}
             name = generator.choice(tuple(values))
             changed = replace(change, **{name: generator.choice(values[name])})

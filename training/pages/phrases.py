@@ -77,11 +77,8 @@ def caption(document):
 
 
 def sample_facts(document, generator):
-    """Draws the facts of a page that a query asks for: mostly its type, and one to three others.
-
-    Headlines are none of them. The demo model is too small to read.
-    """
-    others = [fact for fact in document.facts() if fact[0] not in ("type", "headline")]
+    """Draws the facts of a page that a query asks for: mostly its type, and one to three others."""
+    others = [fact for fact in document.facts() if fact[0] != "type"]
     names_type = generator.random() < 0.85 or len(others) < 2
     count = min(len(others), generator.choice((1, 1, 2, 2, 3)) + (not names_type))
     facts = [("type", document.type)] * names_type
