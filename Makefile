@@ -10,19 +10,25 @@ PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test lint clean
+.PHONY: help demo app demo-checkpoint benchmark test lint clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  make demo IMAGES=folder                       on your own images'
-	@echo '  make demo MODEL=jinaai/jina-embeddings-v4     by the real model, which downloads 8 GB'
+	@echo '  make demo IMAGES=folder                     on your own images'
+	@echo '  make demo MODEL=jinaai/jina-embeddings-v4   by the real model, which downloads 8 GB'
 
 demo: .venv ## find and label images in a FiftyOne of its own, under .demo
-	@$(PRIVATE_FIFTYONE) $(BIN)/python examples/demo.py --model "$(MODEL)" $(if $(IMAGES),--images "$(IMAGES)")
+	@$(PRIVATE_FIFTYONE) $(BIN)/python examples/demo.py --output .demo --model "$(MODEL)" $(if $(IMAGES),--images "$(IMAGES)")
 
 app: .venv ## open the FiftyOne App on the demo's dataset
 	@$(PRIVATE_FIFTYONE) $(BIN)/fiftyone app launch jina-embeddings-v4-demo
+
+demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed, it goes on where it was
+	@$(BIN)/python -m jina_embeddings_v4.training.demo demo_checkpoint
+
+benchmark: .venv ## measure what the demo model finds, labels and compares
+	@$(BIN)/python -m benchmarks.quality
 
 test: .venv ## run the tests
 	@$(BIN)/pytest

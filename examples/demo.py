@@ -5,49 +5,43 @@
 """
 
 import argparse
-import os
-import shutil
 import time
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.zoo as foz
-from pages import KINDS, draw_page
+from jina_embeddings_v4.training.pages.documents import TYPES, documents
+from jina_embeddings_v4.training.pages.phrases import caption
+from jina_embeddings_v4.training.pages.rendering import draw_document
+from pictures import draw_contact_sheet, draw_map
 
 NAME = "jina-embeddings-v4-demo"
 DEMO_MODEL = "jina-embeddings-v4-demo"
-QUERIES = ("an invoice from 2024", "a bar chart of sales by quarter", "a cat looking at the camera")
-DOCUMENT_TYPES = [*KINDS, "scanned page", "photograph"]
 
-# Images that packages carry which FiftyOne needs anyway.
-SCIKIT_IMAGE, SCIKIT_LEARN = files("skimage") / "data", files("sklearn") / "datasets" / "images"
-SCANS = (SCIKIT_IMAGE / "page.png", SCIKIT_IMAGE / "text.png")
-PHOTOGRAPHS = (
-    *(SCIKIT_IMAGE / name for name in ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg")),
-    *(SCIKIT_LEARN / name for name in ("china.jpg", "flower.jpg")),
-)
+# Of the test split, past the ones that the benchmarks use.
+PAGES = range(10_000, 10_140)
 
-seconds = {}
+# What to look for, and the facts that make a page the right one.
+QUERIES = {
+    "an invoice with a blue stamp": [("type", "invoice"), ("mark", "stamp", "blue", None)],
+    "a purple pie chart with three slices": [("type", "pie chart"), ("colour", "purple"), ("slices", 3)],
+    "une lettre avec une signature violette": [("type", "letter"), ("mark", "signature", "purple", None)],
+    "ein Formular mit einem blauen Stern": [("type", "form"), ("mark", "star", "blue", None)],
+}
 
 
 def main():
     arguments = parse_arguments()
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
 
     with timed("Making the dataset"):
-        if arguments.images:
-            folder = os.path.expanduser(arguments.images)
-            dataset = fo.Dataset.from_images_dir(folder, name=NAME, persistent=True, overwrite=True)
-        else:
-            dataset = make_labelled_dataset()
-
-    if not dataset:
-        raise SystemExit(f"There are no images in {arguments.images}")
+        dataset = make_dataset(arguments.images) if arguments.images else make_synthetic_dataset(output / "pages")
 
     with timed("Loading the model"):
-        model = foz.load_zoo_model(arguments.model)
+        model = load_model(arguments.model)
 
     with timed("Embedding the images"):
         dataset.compute_embeddings(model, embeddings_field="embedding", batch_size=8)
@@ -60,44 +54,91 @@ def main():
         results = {query: dataset.sort_by_similarity(query, k=5, brain_key="search") for query in QUERIES}
 
     with timed("Classifying the images"):
-        model.classes = DOCUMENT_TYPES
+        model.classes = list(TYPES)
         model.text_prompt = "An image of:"
         dataset.apply_model(model, label_field="zero_shot", batch_size=8)
 
     # The App's Embeddings panel shows this map of the dataset.
     with timed("Mapping them in 2D"):
-        fob.compute_visualization(dataset, embeddings="embedding", method="pca", brain_key="map")
+        few = len(dataset.exists("embedding")) < 20
+        plot = fob.compute_visualization(
+            dataset, embeddings="embedding", method="pca" if few else "umap", brain_key="map", seed=51, verbose=False
+        )
 
-    print_summary(dataset, results, arguments.model)
+    pictures = output / "search.png", output / "map.png"
+    with timed("Drawing the results"):
+        draw_contact_sheet(results, right_pages(results), pictures[0])
+        field = "document_type" if dataset.has_field("document_type") else "zero_shot"
+        draw_map(plot.points, dataset.exists("embedding").values(f"{field}.label"), pictures[1])
 
-
-def make_labelled_dataset():
-    """Writes image files in one folder per document type, and makes a dataset of them."""
-    folder = Path(fo.config.default_dataset_dir) / NAME
-    for kind in DOCUMENT_TYPES:
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-
-    for kind in KINDS:
-        for number in (1, 2, 3):
-            draw_page(kind, number).save(folder / kind / f"{kind.replace(' ', '-')}-{number}.png")
-
-    for kind, paths in (("scanned page", SCANS), ("photograph", PHOTOGRAPHS)):
-        for path in paths:
-            shutil.copy(path, folder / kind)
-
-    return fo.Dataset.from_dir(
-        dataset_dir=str(folder),
-        dataset_type=fo.types.ImageClassificationDirectoryTree,
-        label_field="document_type",
-        name=NAME,
-        persistent=True,
-        overwrite=True,
-    )
+    print_summary(dataset, results, arguments.model, pictures)
 
 
-def print_summary(dataset, results, model_name):
-    labelled = dataset.has_field("document_type")
+def make_dataset(folder):
+    """Makes a dataset of a folder of images."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise SystemExit(f"There is no folder {folder}")
+
+    # The dataset of the last run stays until it is known that there is something to put in its place.
+    dataset = fo.Dataset.from_images_dir(str(folder))
+    if not dataset:
+        dataset.delete()
+        raise SystemExit(f"There are no images in {folder}")
+
+    if fo.dataset_exists(NAME):
+        fo.delete_dataset(NAME)
+    dataset.name, dataset.persistent = NAME, True
+    return dataset
+
+
+def make_synthetic_dataset(folder):
+    """Draws pages of each type of document, and makes a dataset of them that knows what is on each."""
+    samples = []
+    for number, document in zip(PAGES, documents("test", PAGES.start, PAGES.stop), strict=True):
+        path = folder / document.type / f"{document.type.replace(' ', '-')}-{number - PAGES.start:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_document(document, f"test {number}").save(path)
+        samples.append(
+            fo.Sample(
+                filepath=str(path.resolve()),
+                document_type=fo.Classification(label=document.type),
+                caption=caption(document),
+                number=number,
+            )
+        )
+
+    dataset = fo.Dataset(NAME, persistent=True, overwrite=True)
+    dataset.add_samples(samples)
+    return dataset
+
+
+def load_model(name):
+    if name not in foz.list_zoo_models():
+        ours = [known for known in foz.list_zoo_models() if known.endswith(("jina-embeddings-v4", DEMO_MODEL))]
+        raise SystemExit(f"FiftyOne's model zoo has no {name!r}. This repository has {' and '.join(ours)}")
+
+    return foz.load_zoo_model(name)
+
+
+def right_pages(results):
+    """Returns the IDs of the found pages that are what was asked for. Of a person's own images nobody knows."""
+    right = set()
+    for query, view in results.items():
+        if view.has_field("number"):
+            for sample in view:
+                (document,) = documents("test", sample.number, sample.number + 1)
+                if document.satisfies(QUERIES[query]):
+                    right.add((query, sample.id))
+
+    return right
+
+
+def print_summary(dataset, results, model_name, pictures):
+    synthetic = dataset.has_field("caption")
     print(f"\n{len(dataset)} images, by {model_name}")
+    if model_name == DEMO_MODEL:
+        print("The demo model was trained on synthetic pages like these. On real ones it is of no use.")
 
     print("\nSeconds")
     for step, duration in seconds.items():
@@ -106,30 +147,30 @@ def print_summary(dataset, results, model_name):
     for query, view in results.items():
         print(f'\nThe images nearest to "{query}"')
         for rank, sample in enumerate(view, start=1):
-            kind = sample.document_type.label if labelled else ""
-            print(f"  {rank}. {sample.filename:24} {kind}".rstrip())
+            print(f"  {rank}. {sample.filename:24} {sample.caption if synthetic else ''}".rstrip())
 
     print("\nZero-shot labels")
     counts = dataset.count_values("zero_shot.label")
     for label in sorted(counts, key=counts.get, reverse=True):
         print(f"  {label or '(unreadable)':26} {counts[label]:6}")
 
-    if labelled:
+    if synthetic:
         evaluation = dataset.evaluate_classifications("zero_shot", gt_field="document_type", eval_key="evaluation")
-        accuracy, chance = evaluation.metrics()["accuracy"], 1 / len(DOCUMENT_TYPES)
-        print(f"  {accuracy:.0%} of them are right; blind guessing gets {chance:.0%}")
+        print(f"  {evaluation.metrics()['accuracy']:.0%} of them are right; blind guessing gets {1 / len(TYPES):.0%}")
 
-    if model_name == DEMO_MODEL:
-        print("\nThe demo model's weights are random for now: what it finds and labels means nothing yet.")
-
-    print("\nTo look at the dataset in the FiftyOne App: make app")
+    print(f"\nThe pages found: {pictures[0]}\nThe map of all:  {pictures[1]}")
+    print("To look at the dataset in the FiftyOne App: make app")
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Finds and labels images with Jina Embeddings v4 in FiftyOne.")
-    parser.add_argument("--images", help="a folder of your own images, in place of the ones that this script makes")
+    parser.add_argument("--images", help="a folder of your own images, in place of the ones that this script draws")
     parser.add_argument("--model", default=DEMO_MODEL, help="the model's name in FiftyOne's model zoo")
+    parser.add_argument("--output", default="demo", help="the folder for the pages and pictures that this script draws")
     return parser.parse_args()
+
+
+seconds = {}
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def test_batch_size_and_views_change_no_vector(model, dataset, batch_size):
     options = {"batch_size": batch_size, "num_workers": 0, "progress": False}
 
     vectors = dataset.compute_embeddings(model, **options)
-    assert isinstance(vectors, np.ndarray) and vectors.shape == (12, 128) and vectors.dtype == np.float32
+    assert isinstance(vectors, np.ndarray) and vectors.shape == (12, 256) and vectors.dtype == np.float32
     assert_close(vectors, expected)
     assert_close(dataset[3:7].compute_embeddings(model, **options), expected[3:7])
 

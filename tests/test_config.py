@@ -46,7 +46,7 @@ def test_unknown_arguments_are_refused(load_demo, arguments, message):
 REFUSED = [
     ("task", "search", "'retrieval', 'text-matching', 'code'"),
     ("pooling_strategy", "sum", "'mean', 'max', None"),
-    ("truncate_dim", 100, "16, 32, 64, 128"),
+    ("truncate_dim", 100, "32, 64, 128, 256"),
     ("max_pixels", 10, "at least 3136"),
     ("score", "cosine", "'maxsim', 'maxsim-sum', 'pooled'"),
     ("temperature", 0, "a number of at least 1e-06"),

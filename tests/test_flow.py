@@ -39,7 +39,7 @@ assert "jina-embeddings-v4-demo" in foz.list_zoo_models(source=url)
 model = foz.load_zoo_model("jina-embeddings-v4-demo", task="retrieval")
 
 dataset.compute_embeddings(model, embeddings_field="jina", batch_size=8, num_workers=2)
-assert all(vector.shape == (128,) and vector.dtype == np.float32 for vector in dataset.values("jina"))
+assert all(vector.shape == (256,) and vector.dtype == np.float32 for vector in dataset.values("jina"))
 
 # The field is filled: the index takes it. It is missing: the index computes and stores it.
 index = fob.compute_similarity(

@@ -88,7 +88,7 @@ def test_what_is_left_empty_takes_its_default(dataset):
     form = {"classes": "cat, dog", "text_prompt": "", "pooling_strategy": None, "truncate_dim": None, "device": ""}
     assert execute(dataset, "predictions", form)["task"] == "retrieval"
     assert execute(dataset, "embeddings")["task"] == "retrieval"
-    assert dataset.first()["embeddings"].shape == (128,)
+    assert dataset.first()["embeddings"].shape == (256,)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_form_offers_every_parameter_that_makes_sense_in_it():
     choices = {name: prop.type.values for name, prop in form.properties.items() if isinstance(prop.type, types.Enum)}
     assert choices["task"] == ["retrieval", "text-matching", "code"]
     assert choices["pooling_strategy"] == ["mean", "max"]
-    assert choices["truncate_dim"] == ["16", "32", "64", "128"]
+    assert choices["truncate_dim"] == ["32", "64", "128", "256"]
     assert choices["score"] == ["maxsim", "maxsim-sum", "pooled"]
     for name, prop in form.properties.items():
         assert prop.view.label and prop.view.description, name

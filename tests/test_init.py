@@ -245,7 +245,7 @@ def test_a_checkpoint_on_the_hub_is_read_at_its_revision(hub, checkpoint):
 
     assert_golden(load(checkpoint="someone/tiny@v1.0"))
     assert_golden(load(checkpoint=f"someone/tiny@{first}"))
-    assert load(checkpoint="someone/tiny").embed_prompt("a text").shape == (128,)
+    assert load(checkpoint="someone/tiny").embed_prompt("a text").shape == (256,)
     assert not is_downloaded()
 
     # A branch is asked for again, and followed where it went. What was downloaded serves where there is no network.
@@ -264,7 +264,7 @@ def test_the_demo_model_needs_no_hub(hub):
     assert not foz.is_zoo_model_downloaded(DEMO_MODEL)
     model = foz.load_zoo_model(DEMO_MODEL, device="cpu", cache=False)
     assert foz.is_zoo_model_downloaded(DEMO_MODEL)
-    assert model.embed_prompt("a text").shape == (128,) and not hub.requests
+    assert model.embed_prompt("a text").shape == (256,) and not hub.requests
 
 
 def test_a_machine_that_lacks_the_requirements_hears_so_before_the_download(tmp_path):

@@ -33,7 +33,7 @@ def test_vectors_are_the_engine_s(load_demo, images):
     model = load_demo()
     vectors = model.embed_images(images)
     np.testing.assert_allclose(vectors, model.encoder.encode_images(images).single, atol=TOLERANCE)
-    assert vectors.dtype == np.float32 and vectors.shape == (12, 128)
+    assert vectors.dtype == np.float32 and vectors.shape == (12, 256)
 
     np.testing.assert_allclose(model.embed_all(images), vectors, atol=TOLERANCE)
     np.testing.assert_allclose(model.embed(images[0]), vectors[0], atol=TOLERANCE)
@@ -295,9 +295,9 @@ def test_one_image_or_very_many(load_demo, images):
         np.testing.assert_allclose(model.embed_images(one), expected, atol=TOLERANCE)
 
     many = model.embed_images(images * 12)
-    assert many.shape == (144, 128) and model.get_embeddings() is many
+    assert many.shape == (144, 256) and model.get_embeddings() is many
     np.testing.assert_allclose(many[-1], model.embed(images[-1]), atol=TOLERANCE)
-    assert model.embed_images([]).shape == (0, 128)
+    assert model.embed_images([]).shape == (0, 256)
 
 
 def test_switching_the_task_of_a_shared_copy_between_batches(load_demo, images):

@@ -1,0 +1,47 @@
+"""The program that trains the demo model, from nothing to a checkpoint, in a few steps."""
+
+import numpy as np
+import torch
+from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.training.demo import train_demo
+from jina_embeddings_v4.training.pages.documents import documents
+from jina_embeddings_v4.training.pages.phrases import caption
+from jina_embeddings_v4.training.pages.rendering import draw_document
+from safetensors.torch import load_file
+
+TASKS = ("retrieval", "text-matching", "code")
+
+
+def test_train_demo(tmp_path):
+    train_demo(tmp_path / "state", tmp_path / "output", backbone_steps=4, task_steps=2)
+
+    encoder = Encoder.from_checkpoint(tmp_path / "output", device="cpu")
+    assert encoder.tasks == TASKS
+    document = next(documents("test", 0, 1))
+    vectors = [encoder.encode_images([draw_document(document, 0)], task=task) for task in TASKS]
+    assert vectors[0].single.shape == (1, 256)
+    # From a common start, each adapter has gone its own way.
+    assert all(np.abs(vectors[i].single - vectors[i - 1].single).max() > 1e-4 for i in range(3))
+
+    files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12e6
+    assert all(
+        tensor.dtype == torch.bfloat16
+        for path in files
+        if path.suffix == ".safetensors"
+        for tensor in load_file(path).values()
+    )
+
+    words = encoder.processor.ids(caption(document))
+    assert len(words) < 30, "the tokenizer knows the words of captions"
+    for text in ("\u00fcber \u4e2d\u6587 \U0001f642", "<p>\n\tx\u0000"):
+        assert encoder.processor._tokenizer.decode(encoder.processor.ids(text)) == text
+
+
+def test_what_is_trained_is_not_trained_again(tmp_path):
+    def train():
+        train_demo(tmp_path / "state", tmp_path / "output", backbone_steps=2, task_steps=1, workers=0)
+        weights = {path.name: path.read_bytes() for path in (tmp_path / "output").rglob("*.safetensors")}
+        return weights, (tmp_path / "state" / "backbone" / "state.pt").stat().st_mtime_ns
+
+    assert train() == train()
