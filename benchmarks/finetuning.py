@@ -1,6 +1,6 @@
 """Shows that an adapter of one's own finds what the demo model was never shown: calendars with one day marked.
 
-python examples/private_fiftyone.py .demo python benchmarks/finetuning.py
+python examples/private_fiftyone.py .demo python -m benchmarks.finetuning
 """
 
 import random

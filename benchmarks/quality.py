@@ -18,9 +18,10 @@ import torch
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from jina_embeddings_v4.jina_v4.pooling import pool_multi_vectors
 from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
-from jina_embeddings_v4.training.data import load_pages
+from jina_embeddings_v4.training.data import load_pages, page_query
+from jina_embeddings_v4.training.losses import single_scores
 from jina_embeddings_v4.training.pages.documents import TYPES, documents
-from jina_embeddings_v4.training.pages.phrases import phrase, sample_facts, sample_query
+from jina_embeddings_v4.training.pages.phrases import phrase, sample_facts
 from jina_embeddings_v4.training.pages.programs import describe, programs
 from jina_embeddings_v4.training.pages.vocabulary import DESCRIPTIONS
 from jina_embeddings_v4.training.tasks import likeness
@@ -62,7 +63,7 @@ class Retrieval:
         settings = encoder.processor.image_settings
         batches = load_pages(split, settings, [range(i, min(i + 50, count)) for i in range(0, count, 50)])
         self.pages = [page for batch in batches for page in batch]
-        asked = [sample_query(page.document, random.Random(f"{split} query {page.number}")) for page in self.pages]
+        asked = [page_query(page, split) for page in self.pages]
         self.queries = [text for text, _ in asked]
         self.facts = [facts for _, facts in asked]
         self.relevant = np.array([[page.document.satisfies(facts) for page in self.pages] for facts in self.facts])
@@ -73,11 +74,8 @@ class Retrieval:
         queries = encoder.encode_texts(self.queries, task=task)
         scores = {}
         for dim in sorted(encoder.matryoshka_dims, reverse=True):
-            first, second = (
-                vectors[:, :dim] / np.linalg.norm(vectors[:, :dim], axis=1, keepdims=True)
-                for vectors in (queries.single, pages.single)
-            )
-            scores[f"single, {dim}-d"] = first @ second.T
+            vectors = (torch.from_numpy(embeddings.single) for embeddings in (queries, pages))
+            scores[f"single, {dim}-d"] = single_scores(*vectors, dim).numpy()
         scores["multi, MaxSim"] = late_scores(queries.multi, pages.multi)
         for strategy in ("mean", "max"):
             scores[f"{strategy}-pooled, 128-d"] = (

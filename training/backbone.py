@@ -63,7 +63,7 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
         for i in range(QUERIES_PER_PAGE):
             texts, facts = zip(*(page_query(page, i) for page in pages), strict=True)
             queries = embed(towers, text_tokens(processor, texts))
-            excluded = false_negatives(facts, pages)
+            excluded = false_negatives(facts, [page.document for page in pages])
             for name, loss in joint_loss(queries, vectors, temperature, excluded, matryoshka_dims).items():
                 parts[name] = parts.get(name, 0) + loss * weight / QUERIES_PER_PAGE
 

@@ -95,20 +95,20 @@ def page_query(page, seed):
     return sample_query(page.document, random.Random(f"{seed} query {page.number}"))
 
 
-def false_negatives(facts, pages):
-    """Marks the pages that fit a query although they are not its own.
+def false_negatives(facts, targets):
+    """Marks the targets that fit a query although they are not its own.
 
     Args:
         facts: the list of what each query asks for
-        pages: the list of :class:`Page`, in the queries' order at first
+        targets: the list of what is to be found, :class:`pages.documents.Document` or
+            :class:`pages.programs.Program`, in the queries' order
 
     Returns:
-        a bool tensor ``(queries, pages)``
+        a bool tensor ``(queries, targets)``
     """
-    fits = [
-        [i != j and page.document.satisfies(asked) for j, page in enumerate(pages)] for i, asked in enumerate(facts)
-    ]
-    return torch.tensor(fits)
+    return torch.tensor(
+        [[i != j and target.satisfies(asked) for j, target in enumerate(targets)] for i, asked in enumerate(facts)]
+    )
 
 
 def captioned(tokens, processor, document, end_token):

@@ -7,6 +7,8 @@ query by chance is no negative for it: where that is known, it is left out.
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
+from ..jina_v4.scoring import ClassTokens, maxsim
+
 
 def single_scores(queries, targets, dim=None):
     """Compares single vectors.
@@ -32,12 +34,7 @@ def late_scores(queries, targets):
     Returns:
         a tensor ``(queries, targets)``
     """
-    pages = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)
-    lengths = torch.tensor([len(target) for target in targets], device=pages.device)
-    padding = torch.arange(pages.shape[1], device=pages.device) >= lengths[:, None]
-
-    similarities = torch.einsum("qd,pkd->qpk", torch.cat(queries), pages).masked_fill(padding, -torch.inf)
-    return torch.stack([best.mean(dim=0) for best in similarities.amax(dim=-1).split([len(q) for q in queries])])
+    return maxsim(targets, ClassTokens(queries, targets[0].device)).T
 
 
 def info_nce(scores, temperature, excluded):

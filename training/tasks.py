@@ -31,7 +31,8 @@ def retrieval_batches(processor, steps, workers=2):
                 generator = random.Random(f"passages of batch {step}")
                 passages = [phrase(page.document.facts(), sample_language(generator), generator) for page in pages]
                 targets = text_tokens(processor, passages, "retrieval", "passage")
-            yield Batch(text_tokens(processor, queries), targets, false_negatives(facts, pages))
+            excluded = false_negatives(facts, [page.document for page in pages])
+            yield Batch(text_tokens(processor, queries), targets, excluded)
 
     return batches
 
@@ -102,10 +103,7 @@ def code_batches(processor, steps, workers=2):
                 targets = text_tokens(processor, [program.source() for program in chosen], "code", "passage")
 
             descriptions, facts = zip(*(describe(program, generator) for program in chosen), strict=True)
-            excluded = torch.tensor(
-                [[i != j and other.satisfies(asked) for j, other in enumerate(chosen)] for i, asked in enumerate(facts)]
-            )
-            yield Batch(text_tokens(processor, descriptions, "code"), targets, excluded)
+            yield Batch(text_tokens(processor, descriptions, "code"), targets, false_negatives(facts, chosen))
 
     return batches
 

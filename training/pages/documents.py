@@ -130,23 +130,22 @@ def documents(split, start, stop):
         yield vary(document, generator) if is_twin else document
 
 
-def sample_document(generator, split, document_type=None):
+def sample_document(generator, split, document_type):
     """Draws a document.
 
     Args:
         generator: a :class:`random.Random`
         split: one of :data:`SPLITS`. A document of the test split holds a combination that no other split has
-        document_type (None): one of :data:`TYPES`, drawn by default
+        document_type: one of :data:`TYPES`
     """
-    name = document_type or generator.choice(tuple(TYPES))
     while True:
-        details = tuple((detail, generator.choice(values)) for detail, values in TYPES[name].items())
+        details = tuple((detail, generator.choice(values)) for detail, values in TYPES[document_type].items())
         headline, marks = None, ()
-        if name != "photograph":
+        if document_type != "photograph":
             headline = generator.choice(HEADLINES) if generator.random() < 0.8 else None
             marks = _sample_marks(generator)
 
-        document = Document(name, details, headline, marks)
+        document = Document(document_type, details, headline, marks)
         if is_held_out(document) == (split == "test"):
             return document
 

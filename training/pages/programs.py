@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .documents import TYPES, Document, is_held_out
 from .phrases import phrase
 from .snippets import snippet
+from .vocabulary import STYLE_PHRASES
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def describe(program, generator):
     if wording == 0:
         return phrase([("type", "code listing"), *facts], generator=generator), facts
 
-    language, how = stated.get("language"), {"loop": "with a loop", "short": "without a loop"}.get(stated.get("style"))
+    language, how = stated.get("language"), STYLE_PHRASES["en"].get(stated.get("style"))
     task = f"{program.action} {program.things}"
     text = (
         f"a {f'{language} ' * bool(language)}function to {task}",
