@@ -18,7 +18,7 @@ import torch
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from jina_embeddings_v4.jina_v4.pooling import pool_multi_vectors
 from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
-from jina_embeddings_v4.training.data import load_pages, page_query
+from jina_embeddings_v4.training.data import load_pages, page_queries
 from jina_embeddings_v4.training.losses import single_scores
 from jina_embeddings_v4.training.pages.documents import TYPES, documents
 from jina_embeddings_v4.training.pages.phrases import phrase, sample_facts
@@ -63,9 +63,7 @@ class Retrieval:
         settings = encoder.processor.image_settings
         batches = load_pages(split, settings, [range(i, min(i + 50, count)) for i in range(0, count, 50)])
         self.pages = [page for batch in batches for page in batch]
-        asked = [page_query(page, split) for page in self.pages]
-        self.queries = [text for text, _ in asked]
-        self.facts = [facts for _, facts in asked]
+        self.queries, self.facts = page_queries(self.pages, split)
         self.relevant = np.array([[page.document.satisfies(facts) for page in self.pages] for facts in self.facts])
 
     def scores(self, encoder, task):

@@ -4,19 +4,26 @@ Describing comes first. A contrastive loss starts at chance and stays there for 
 tower what to look at, and it drowns what captions, which name all that is on a page, could teach. So it comes in later.
 """
 
+import random
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .data import TwinBatches, captioned, false_negatives, load_pages, page_query, page_tokens, text_tokens
+from .data import TwinBatches, captioned, false_negatives, load_pages, page_queries, page_tokens, text_tokens
 from .forward import Vectors, embed, visual_tokens
 from .loop import Loop
 from .losses import joint_loss
+from .pages.programs import describe, programs
 
-QUERIES_PER_PAGE = 2
+# The batches of 32 queries to each batch of pages; all but the first tell a page from its twin.
+QUERIES_PER_PAGE = 3
+
+# The pairs of a program and its description beside each batch of pages.
+PROGRAMS = 16
 
 # The shares of the training after which the contrastive losses begin to count, and count in full.
-CONTRAST_FROM, CONTRAST_IN_FULL = 0.2, 0.3
+CONTRAST_FROM, CONTRAST_IN_FULL = 0.15, 0.2
 
 
 def train_backbone(directory, towers, processor, end_token, matryoshka_dims, steps, workers=2):
@@ -35,6 +42,7 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
     log_temperature = nn.Parameter(torch.tensor(0.07).log())
     parameters = dict(towers.named_parameters()) | {"log_temperature": log_temperature}
     loop = Loop(directory, parameters, _optimizers(parameters), steps)
+    known_programs = programs("train")
 
     def batches(start):
         return load_pages("train", processor.image_settings, TwinBatches(start, steps), workers)
@@ -60,12 +68,15 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
             everything.hidden_states,
         )
         temperature = log_temperature.exp().clamp(min=0.02)
-        for i in range(QUERIES_PER_PAGE):
-            texts, facts = zip(*(page_query(page, i) for page in pages), strict=True)
-            queries = embed(towers, text_tokens(processor, texts))
-            excluded = false_negatives(facts, [page.document for page in pages])
-            for name, loss in joint_loss(queries, vectors, temperature, excluded, matryoshka_dims).items():
-                parts[name] = parts.get(name, 0) + loss * weight / QUERIES_PER_PAGE
+        contrasts = [_page_contrast(pages, vectors, i, against_twins=i > 0) for i in range(QUERIES_PER_PAGE)]
+        contrasts.append(_program_contrast(towers, processor, known_programs, loop.step))
+        queries = embed(towers, text_tokens(processor, [text for texts, _, _ in contrasts for text in texts]))
+        first = 0
+        for texts, targets, excluded in contrasts:
+            own = queries[first : first + len(texts)]
+            first += len(texts)
+            for name, loss in joint_loss(own, targets, temperature, excluded, matryoshka_dims).items():
+                parts[name] = parts.get(name, 0) + loss * weight / len(contrasts)
 
         return parts | {"_temperature": temperature}
 
@@ -88,6 +99,21 @@ def _optimizers(parameters):
         torch.optim.Muon(layers.values(), lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
+
+
+def _page_contrast(pages, vectors, seed, against_twins):
+    """Queries, the vectors of the pages that they ask for, and which of the other pages fit, too."""
+    texts, facts = page_queries(pages, seed, against_twins)
+    return texts, vectors, false_negatives(facts, [page.document for page in pages])
+
+
+def _program_contrast(towers, processor, known, step):
+    """Descriptions, the vectors of their programs' texts, and which of the other programs fit, too."""
+    generator = random.Random(f"programs of step {step}")
+    chosen = generator.sample(known, PROGRAMS)
+    texts, facts = zip(*(describe(program, generator) for program in chosen), strict=True)
+    sources = text_tokens(processor, [program.source() for program in chosen], prompt_name="passage")
+    return texts, embed(towers, sources), false_negatives(facts, chosen)
 
 
 def _caption_loss(towers, described, hidden_states):

@@ -86,13 +86,27 @@ class TwinBatches:
             yield [2 * pair + twin for pair in pairs for twin in (0, 1)]
 
 
-def page_query(page, seed):
-    """Draws a query for a page.
+def page_queries(pages, seed, against_twins=False):
+    """Draws a query for each page of a batch.
+
+    Args:
+        pages: the list of N :class:`Page`
+        seed: what to draw from
+        against_twins (False): whether each query must be wrong for the page's twin, its hardest negative. Twins are
+            beside each other in the batch then
 
     Returns:
-        its text, and the facts that it asks for
+        the N queries' texts, and what each asks for: a list of facts
     """
-    return sample_query(page.document, random.Random(f"{seed} query {page.number}"))
+    queries = [
+        sample_query(
+            page.document,
+            random.Random(f"{seed} query {page.number}"),
+            unlike=pages[i ^ 1].document if against_twins else None,
+        )
+        for i, page in enumerate(pages)
+    ]
+    return zip(*queries, strict=True)
 
 
 def false_negatives(facts, targets):

@@ -58,7 +58,7 @@ VOCABULARY_SIZE = 1536
 # 72 visual tokens: what the pages are seen at, and any larger image, too.
 MAX_PIXELS = 72 * 28**2
 
-BACKBONE_STEPS = 1600
+BACKBONE_STEPS = 2800
 
 
 def train_demo(directory, output, backbone_steps=BACKBONE_STEPS, task_steps=None, workers=2):

@@ -26,6 +26,9 @@ class Vectors:
     multi: list
     hidden_states: torch.Tensor
 
+    def __getitem__(self, rows):
+        return Vectors(self.single[rows], self.multi[rows], self.hidden_states[rows])
+
 
 def visual_tokens(towers, batch, image_settings):
     """Runs the vision tower.

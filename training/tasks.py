@@ -11,7 +11,7 @@ import random
 import torch
 
 from .adapters import Batch
-from .data import TwinBatches, false_negatives, load_pages, page_query, page_tokens, text_tokens
+from .data import TwinBatches, false_negatives, load_pages, page_queries, page_tokens, text_tokens
 from .pages.documents import TYPES, documents
 from .pages.phrases import phrase, sample_facts, sample_language
 from .pages.programs import Program, describe, programs
@@ -25,7 +25,7 @@ def retrieval_batches(processor, steps, workers=2):
     def batches(start):
         numbers = TwinBatches(start, steps)
         for step, pages in enumerate(load_pages("train", processor.image_settings, numbers, workers), start):
-            queries, facts = zip(*(page_query(page, "retrieval") for page in pages), strict=True)
+            queries, facts = page_queries(pages, "retrieval", against_twins=step % 2 == 1)
             targets = page_tokens(processor, pages)
             if step % 4 == 3:
                 generator = random.Random(f"passages of batch {step}")
@@ -110,7 +110,7 @@ def code_batches(processor, steps, workers=2):
 
 # The steps and the batches of each task.
 TASKS = {
-    "retrieval": (300, retrieval_batches),
+    "retrieval": (400, retrieval_batches),
     "text-matching": (300, text_matching_batches),
-    "code": (300, code_batches),
+    "code": (500, code_batches),
 }

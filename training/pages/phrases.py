@@ -96,18 +96,25 @@ def sample_facts(document, generator):
     return facts
 
 
-def sample_query(document, generator):
+def sample_query(document, generator, unlike=None):
     """Draws a query for which a page is right.
+
+    Args:
+        document: what is on the page
+        generator: a :class:`random.Random`
+        unlike (None): what is on another page, for which the query must be wrong
 
     Returns:
         the query's text, and the facts that it asks for
     """
-    if generator.random() < 0.12:
-        return sample_class_text(document.type, generator), [("type", document.type)]
-
-    facts = sample_facts(document, generator)
-    language = sample_language(generator)
-    return generator.choice(REQUESTS[language]).format(phrase(facts, language, generator)), facts
+    while True:
+        if generator.random() < 0.12:
+            text, facts = sample_class_text(document.type, generator), [("type", document.type)]
+        else:
+            facts, language = sample_facts(document, generator), sample_language(generator)
+            text = generator.choice(REQUESTS[language]).format(phrase(facts, language, generator))
+        if unlike is None or not unlike.satisfies(facts):
+            return text, facts
 
 
 def sample_class_text(document_type, generator):

@@ -56,6 +56,13 @@ def test_a_query_asks_for_what_is_on_its_page_in_many_wordings():
     for page in documents("test", 0, 300):
         assert page.satisfies(sample_query(page, generator)[1])
 
+    twins = list(documents("train", 0, 300))
+    for page, twin in zip(twins[::2], twins[1::2], strict=True):
+        for one, other in ((page, twin), (twin, page)):
+            facts = sample_query(one, generator, unlike=other)[1]
+            assert one.satisfies(facts)
+            assert not other.satisfies(facts)
+
     (page,) = documents("test", 5, 6)
     assert len({sample_query(page, generator)[0] for _ in range(100)}) > 60
 
