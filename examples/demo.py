@@ -27,6 +27,7 @@ PAGES = range(10_000, 10_140)
 QUERIES = {
     "an invoice with a blue stamp": [("type", "invoice"), ("mark", "stamp", "blue", None)],
     "a purple pie chart with three slices": [("type", "pie chart"), ("colour", "purple"), ("slices", 3)],
+    "a page headed Falcon": [("headline", "Falcon")],
     "une lettre avec une signature violette": [("type", "letter"), ("mark", "signature", "purple", None)],
     "ein Formular mit einem blauen Stern": [("type", "form"), ("mark", "star", "blue", None)],
 }

@@ -59,7 +59,7 @@ def share_found(dataset, field):
     return np.mean([one == other for one, other in zip(found, queries[0], strict=True)])
 
 
-@pytest.mark.parametrize(("field", "bound"), [("caption", 0.8), ("german", 0.6)])
+@pytest.mark.parametrize(("field", "bound"), [("caption", 0.9), ("german", 0.9)])
 def test_a_query_finds_its_page(pages, field, bound):
     assert share_found(pages, field) > bound
 
@@ -70,7 +70,7 @@ def test_zero_shot_labels_are_right(pages, model, names):
     pages.apply_model(model, label_field="predicted", batch_size=16)
     types = dict(zip(names, TYPES, strict=True))
     right = [types[label] == kind for label, kind in zip(*pages.values(["predicted.label", "kind.label"]), strict=True)]
-    assert np.mean(right) > 0.9
+    assert np.mean(right) > 0.97
 
 
 def test_a_name_does_not_win_by_its_length(pages, model):
@@ -79,7 +79,7 @@ def test_a_name_does_not_win_by_its_length(pages, model):
     model.classes = names
     pages.apply_model(model, label_field="predicted", batch_size=16)
     long = np.mean([label in DESCRIPTIONS.values() for label in pages.values("predicted.label")])
-    assert 0.4 < long < 0.6
+    assert 0.45 < long < 0.55
 
 
 def test_truncation_to_half_the_dimensions_loses_little(pages, model):
@@ -95,7 +95,7 @@ def test_truncation_to_half_the_dimensions_loses_little(pages, model):
     dims = sorted(model.encoder.matryoshka_dims)
     assert share_found_at(dims[-2]) > share_found_at(dims[-1]) - 0.05
     # Untrained for it, a prefix of the vector would find next to nothing.
-    assert share_found_at(dims[0]) > 0.4
+    assert share_found_at(dims[0]) > 0.85
 
 
 def test_the_tasks_see_a_page_in_different_ways(pages, model):
