@@ -9,7 +9,16 @@ import threading
 import torch
 from torch import nn
 
+from .attention import Packing
+from .decoder import Decoder
+from .devices import residual_dtype, to_device
 from .images import patchify
+from .vision import VisionTower
+
+# About 20 full pages on a GPU. On a CPU, more than these win nothing.
+_TOKEN_BUDGETS = {"cuda": 16384, "mps": 4096, "cpu": 2048}
+
+_NORMS = ("norm", "norm1", "norm2", "ln_q", "input_layernorm", "post_attention_layernorm")
 
 
 class Towers(nn.Module):
@@ -25,15 +34,35 @@ class Backbone(nn.Module):
     """The frozen network with its adapters.
 
     Args:
-        network: a :class:`peft.PeftModel` around :class:`Towers`, with one adapter per task
+        network: what :func:`jina_v4.loading.load_network` gave. The weights of its layers are taken out of it, and it
+            can then no longer be run by itself
+        int8 (False): whether to round the layers' weights to 8 bits and compute in float32 otherwise
     """
 
-    def __init__(self, network):
+    def __init__(self, network, int8=False):
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = network
         self.lock = threading.Lock()
         # The adapters that were added to the checkpoint's own: what file they come from -> task -> name.
         self.added_adapters = {}
+        # The tokens that a forward pass may have.
+        self.token_budget = _TOKEN_BUDGETS[self.device.type]
+        if int8:
+            self._widen_the_rest()
+        with torch.no_grad():
+            self._vision_tower = VisionTower(self.towers.model.visual, int8)
+            self._decoder = Decoder(self.towers, int8)
+        self._used = None
+        if self.device.type == "cuda":
+            # What the weights took where they came from is for others to use.
+            torch.cuda.empty_cache()
+
+    def _widen_the_rest(self):
+        """Brings what is not rounded to float32: all but the layers, and the embeddings, of which few are looked up."""
+        self.towers.multi_vector_projector.float()
+        for name, module in self.towers.model.named_modules():
+            if name.rpartition(".")[2] in _NORMS:
+                module.float()
 
     @property
     def towers(self):
@@ -55,74 +84,72 @@ class Backbone(nn.Module):
         """Where the weights are, a :class:`torch.device`."""
         return self.towers.model.device
 
-    @torch.inference_mode()
-    def forward(self, batch, adapter, image_settings):
-        """Runs a batch of texts, or a batch of images, through the network under one adapter.
+    def reduce_token_budget(self, batch):
+        """Keeps to less than what memory did not suffice for.
 
-        Inputs are padded on the right to the longest. Attention is causal, so no token sees the padding, and a row's
-        results do not depend on its neighbours.
+        Args:
+            batch: the list of :class:`jina_v4.processing.Tokens` that did not fit
+        """
+        self.token_budget = min(self.token_budget, max(1, sum(len(tokens) for tokens in batch) // 2))
+
+    @torch.inference_mode()
+    def see(self, batch, image_settings):
+        """Runs a batch of images through the vision tower, which no adapter changes.
+
+        Args:
+            batch: a list of :class:`jina_v4.processing.Tokens` of images
+            image_settings: the :class:`jina_v4.images.ImageSettings`
+
+        Returns:
+            a tensor ``(visual_tokens, hidden)``, of all images end to end
+        """
+        images = [tokens.image for tokens in batch]
+        sizes = [image.pixels.shape for image in images]
+        # One copy for all.
+        pixels = to_device(torch.cat([image.pixels.flatten() for image in images]), self.device)
+        patches = [
+            patchify(part.view(size), image_settings).to(self._vision_tower.dtype)
+            for part, size in zip(pixels.split([size.numel() for size in sizes]), sizes, strict=True)
+        ]
+        grids = [tuple(side // image_settings.patch_size for side in size[1:]) for size in sizes]
+        return self._vision_tower(torch.cat(patches), grids)
+
+    @torch.inference_mode()
+    def read(self, batch, adapter, visual=None):
+        """Runs a batch of texts, or of images, through the language model under one adapter.
 
         Args:
             batch: a list of :class:`jina_v4.processing.Tokens`, all of texts or all of images
             adapter: the name of the adapter to apply. The checkpoint's own are named as their tasks
-            image_settings: the :class:`jina_v4.images.ImageSettings`
+            visual (None): for images, what :meth:`see` returned
 
         Returns:
-            a list with, for each input, its hidden states ``(tokens, hidden)`` after the final norm and its projected
-            tokens ``(tokens, 128)``, both on the device in the model's type
+            the hidden states ``(tokens, hidden)`` after the final norm and the projected tokens ``(tokens, 128)``, of
+            all inputs end to end
         """
-        inputs = pad(batch, self.device)
-        if batch[0].image is not None:
-            inputs |= pixels(batch, image_settings, self.device, self.towers.model.dtype)
+        ids = torch.cat([tokens.ids for tokens in batch])
+        positions = to_device(torch.cat([tokens.positions for tokens in batch], dim=1), self.device)
+        packing = Packing([len(tokens) for tokens in batch], self.device)
+
+        embedded = self.towers.model.get_input_embeddings()(to_device(ids, self.device))
+        embedded = embedded.to(residual_dtype(self._decoder.dtype))
+        if visual is not None:
+            places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
+            embedded.index_copy_(0, to_device(places, self.device), visual.to(embedded.dtype))
 
         with self.lock:
-            if self.network.active_adapter != adapter:
-                self.network.set_adapter(adapter, inference_mode=True)
+            self.use(adapter)
+            return self._decoder(embedded, positions, packing)
 
-            hidden_states = self.towers.model(**inputs, use_cache=False).last_hidden_state
-            rows = hidden_states[inputs["attention_mask"].bool()]  # without padding
-            projected = self.towers.multi_vector_projector(rows)
+    def use(self, adapter):
+        """Applies an adapter from now on.
 
-        lengths = [len(tokens) for tokens in batch]
-        return list(zip(rows.split(lengths), projected.split(lengths), strict=True))
-
-
-def pad(batch, device):
-    """Lays a batch's tokens into rows of equal length, padded on the right.
-
-    Args:
-        batch: a list of N :class:`jina_v4.processing.Tokens`
-        device: where to lay them
-
-    Returns:
-        the dict of the language model's ``input_ids`` and ``attention_mask`` ``(N, length)``, and ``position_ids``
-        ``(3, N, length)``
-    """
-    length = max(len(tokens) for tokens in batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    positions = torch.ones(3, len(batch), length, dtype=torch.long)
-    for row, tokens in enumerate(batch):
-        ids[row, : len(tokens)] = tokens.ids
-        mask[row, : len(tokens)] = 1
-        positions[:, row, : len(tokens)] = tokens.positions
-
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position_ids": positions.to(device)}
-
-
-def pixels(batch, settings, device, dtype):
-    """Lays the patches of a batch's images end to end.
-
-    Args:
-        batch: a list of N :class:`jina_v4.processing.Tokens` of images
-        settings: the :class:`jina_v4.images.ImageSettings`
-        device: where to lay them
-        dtype: the :class:`torch.dtype` of the patches
-
-    Returns:
-        the dict of the vision tower's ``pixel_values`` ``(patches, 1176)`` and ``image_grid_thw`` ``(N, 3)``
-    """
-    images = [tokens.image for tokens in batch]
-    patches = [patchify(image.to(device), settings) for image in images]
-    grids = [[1, *(side // settings.patch_size for side in image.pixels.shape[-2:])] for image in images]
-    return {"pixel_values": torch.cat(patches).to(dtype), "image_grid_thw": torch.tensor(grids, device=device)}
+        Args:
+            adapter: its name
+        """
+        if adapter != self._used:
+            # A switch that fails half-way leaves no adapter that may be taken for granted.
+            self._used = None
+            with torch.inference_mode():
+                self._decoder.use(adapter)
+            self._used = adapter

@@ -5,20 +5,21 @@ used, and it survives running out of memory by running less at a time.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .arguments import check_choice
 from .checkpoint import read_config, resolve
+from .devices import resolve_device, resolve_dtype, to_host
 from .images import is_one_image, resize_image
-from .loading import adapter_tasks, resolve_device, resolve_dtype, shared_adapters, shared_backbone
+from .loading import adapter_tasks, shared_adapters, shared_backbone
 from .memory import in_halves
-from .pooling import multi_vector, single_vector, truncate
+from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor
-
-# Tokens of a forward pass, padding included. About 20 full pages on a GPU; on a CPU, larger batches win nothing.
-_TOKEN_BUDGET = {"cuda": 16384, "mps": 4096, "cpu": 2048}
+from .text_cache import TextCache
 
 # Inputs that are held prepared at a time, and sorted by length among each other.
 _WINDOW = 256
@@ -43,6 +44,8 @@ class Embeddings:
 class Encoder:
     """Encodes texts and images with one checkpoint.
 
+    Short texts that come again are encoded once.
+
     Encoders are light: all those of one checkpoint, device and precision share one copy of the weights. Each has its
     own default task.
 
@@ -52,7 +55,7 @@ class Encoder:
         directory: the checkpoint's directory
         task ("retrieval"): the task of the calls that name none
         device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
-        precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``
+        precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on a CPU, ``"int8"``
         adapter (None): a directory with adapters of one's own, ``adapter_config.json`` and
             ``adapter_model.safetensors``, that are applied in place of the checkpoint's for the tasks that they are for
 
@@ -70,6 +73,7 @@ class Encoder:
         self.dtype = resolve_dtype(precision, self.device)
         self.processor = Processor(directory)
         self.adapter = adapter
+        self._cache = TextCache()
         if adapter is not None:
             for added in adapter_tasks(adapter):
                 check_choice(f"the task of {adapter}", added, self.tasks)
@@ -161,11 +165,19 @@ class Encoder:
         task = self._check_task(task)
         self.check_truncate_dim(truncate_dim)
         texts = [texts] if isinstance(texts, str) else texts
-        return self._encode(
-            texts, lambda text: self.processor.text_tokens(text, task, prompt_name, max_length), task, truncate_dim
-        )
+        tokens = [self.processor.text_tokens(text, task, prompt_name, max_length) for text in texts]
 
-    def encode_images(self, images, task=None, max_pixels=None, truncate_dim=None):
+        def encode(indexes):
+            (embeddings,) = self._encode([tokens[i] for i in indexes], lambda one: one, [task], truncate_dim)
+            return embeddings.single, embeddings.multi
+
+        if not tokens:
+            return Embeddings(*encode([]))
+
+        keys = [(task, truncate_dim, one.ids.numpy().tobytes()) for one in tokens]
+        return Embeddings(*self._cache.encode(keys, encode))
+
+    def encode_images(self, images, task=None, max_pixels=None, truncate_dim=None, tasks=None):
         """Encodes images.
 
         Args:
@@ -175,25 +187,28 @@ class Encoder:
             max_pixels (None): the area in pixels down to which larger images are resized; the cost of an image grows
                 with it. ``None`` means the checkpoint's own, 602112 pixels or 768 visual tokens
             truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
+            tasks (None): a list of tasks in place of one. The vision tower, half of the work, is the same for all, and
+                runs once
 
         Returns:
-            :class:`Embeddings`
+            :class:`Embeddings`, or with ``tasks`` a dict of them by task
 
         Raises:
             jina_v4.images.ImageError: if an image cannot be read, naming it
             ValueError: if an argument is not allowed
         """
-        task = self._check_task(task)
+        chosen = [self._check_task(one) for one in ([task] if tasks is None else tasks)]
         self.check_truncate_dim(truncate_dim)
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
         images = [images] if is_one_image(images) else images
-        return self._encode(
+        embeddings = self._encode(
             images,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
-            task,
+            chosen,
             truncate_dim,
         )
+        return embeddings[0] if tasks is None else dict(zip(chosen, embeddings, strict=True))
 
     def _check_task(self, task):
         if task is None:
@@ -202,50 +217,102 @@ class Encoder:
         check_choice("task", task, self.tasks)
         return task
 
-    def _encode(self, inputs, tokenize, task, truncate_dim):
+    def _encode(self, inputs, tokenize, tasks, truncate_dim):
+        """Encodes inputs for each of several tasks.
+
+        Returns:
+            a list of :class:`Embeddings`, one a task
+        """
         inputs = list(inputs)
-        single = np.empty((len(inputs), truncate_dim or self.backbone.hidden_size), dtype=np.float32)
-        multi = [None] * len(inputs)
-        settings = self.processor.image_settings
+        dim = truncate_dim or self.backbone.hidden_size
+        embeddings = [Embeddings(np.empty((len(inputs), dim), dtype=np.float32), [None] * len(inputs)) for _ in tasks]
 
-        def run(batch):
-            return self.backbone(batch, self._adapters[task], settings)
+        def collect(batch, fetch):
+            for result, (single, multi) in zip(embeddings, fetch(), strict=True):
+                result.single[batch] = single
+                for i, vectors in zip(batch, multi, strict=True):
+                    # A copy, lest one kept row keep the memory of its whole batch.
+                    result.multi[i] = vectors.copy()
 
+        # A GPU computes one batch while the next is prepared, and while what came of the last is copied.
+        under_way = None
         for start in range(0, len(inputs), _WINDOW):
             prepared = [tokenize(item) for item in inputs[start : start + _WINDOW]]
-            for batch in plan_batches([len(tokens) for tokens in prepared], _TOKEN_BUDGET[self.device.type]):
-                outputs = in_halves(run, [prepared[i] for i in batch])
-                for i, (hidden_states, projected) in zip(batch, outputs, strict=True):
-                    vector = truncate(single_vector(hidden_states, prepared[i].pooled), truncate_dim)
-                    single[start + i] = vector.cpu().numpy()
-                    multi[start + i] = multi_vector(projected).cpu().numpy()
+            for batch in plan_batches([len(tokens) for tokens in prepared], lambda: self.backbone.token_budget):
+                launched = self._launch([prepared[i] for i in batch], tasks, truncate_dim)
+                if under_way is not None:
+                    collect(*under_way)
+                under_way = [start + i for i in batch], launched
+        if under_way is not None:
+            collect(*under_way)
 
-        if not np.isfinite(single).all():
+        if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
             raise FloatingPointError(
                 f"The model overflowed in {self.dtype}. Load it with precision='float32', or 'bfloat16' where "
                 "the GPU has it"
             )
 
-        return Embeddings(single, multi)
+        return embeddings
+
+    def _launch(self, batch, tasks, truncate_dim):
+        """Runs a batch, as much of it at a time as memory allows.
+
+        Returns:
+            a function that waits for the results and returns, for each task, the single vectors and the list of the
+            multi-vectors
+        """
+
+        def run(batch):
+            visual = None if batch[0].image is None else self.backbone.see(batch, self.processor.image_settings)
+            vectors = []
+            for task in tasks:
+                hidden_states, projected = self.backbone.read(batch, self._adapters[task], visual)
+                single = truncate(single_vectors(hidden_states, _pooled(batch)), truncate_dim)
+                vectors.append((to_host(single), to_host(multi_vectors(projected))))
+            return [([len(tokens) for tokens in batch], vectors)]
+
+        parts = in_halves(run, batch, failed=self.backbone.reduce_token_budget)
+        copied = None
+        if self.device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(self.device))
+
+        def fetch():
+            if copied is not None:
+                copied.synchronize()
+            for i in range(len(tasks)):
+                single = np.concatenate([vectors[i][0].numpy() for _, vectors in parts])
+                multi = [rows.numpy() for lengths, vectors in parts for rows in vectors[i][1].split(lengths)]
+                yield single, multi
+
+        return fetch
+
+
+def _pooled(batch):
+    """The slices of a pack's tokens whose means are the single vectors."""
+    starts = itertools.accumulate((len(tokens) for tokens in batch), initial=0)
+    return [
+        slice(start + tokens.pooled.start, start + tokens.pooled.stop)
+        for start, tokens in zip(starts, batch, strict=False)
+    ]
 
 
 def plan_batches(lengths, token_budget):
-    """Groups inputs of similar length, so that little of a batch is padding and no batch exceeds a budget.
+    """Groups inputs, longest first, so that each batch is about as much work as the others.
 
     Args:
         lengths: the number of tokens of each input
-        token_budget: the number of tokens of a batch, padding included. An input that exceeds it runs alone
+        token_budget: a function that tells the number of tokens that a batch may have. It is asked before each batch.
+            An input that exceeds it runs alone
 
-    Returns:
-        a list of lists of indexes into ``lengths``, which together hold each index once
+    Yields:
+        lists of indexes into ``lengths``, which together hold each index once
     """
-    batches = []
-    longest = 0
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
-            batches.append([])
-            longest = lengths[i]
-
-        batches[-1].append(i)
-
-    return batches
+    waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
+    while waiting:
+        batch = [waiting.pop()]
+        room = token_budget() - lengths[batch[0]]
+        while waiting and lengths[waiting[-1]] <= room:
+            batch.append(waiting.pop())
+            room -= lengths[batch[-1]]
+        yield batch

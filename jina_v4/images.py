@@ -4,6 +4,7 @@ A worker of a data loader does the first half, up to a :class:`ResizedImage`; th
 the model does. Only torch, numpy and Pillow are imported here, so that a worker starts quickly.
 """
 
+import functools
 import io
 import math
 import os
@@ -198,10 +199,6 @@ class ResizedImage:
     pixels: torch.Tensor
     name: str
 
-    def to(self, device):
-        """Returns the image on another device."""
-        return ResizedImage(self.pixels.to(device), self.name)
-
     def __reduce__(self):
         # A tensor would leave a worker through shared memory and hold a file descriptor open until the model is done
         # with it. A large batch has more images than a process may have of these, or a container of that.
@@ -283,20 +280,18 @@ def resize_image(source, settings, max_pixels=None):
     return ResizedImage(pixels.contiguous(), describe(source))
 
 
-def patchify(image, settings):
+def patchify(pixels, settings):
     """Cuts an image into the patches that the vision tower reads.
 
     Args:
-        image: a :class:`ResizedImage`; the computation runs where its pixels are
+        pixels: the uint8 tensor ``(3, height, width)`` of a :class:`ResizedImage`. The computation runs where it is
         settings: an :class:`ImageSettings`
 
     Returns:
         a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. Patches are in the order of the
         visual tokens that they merge into, and each shows the one image as two identical frames
     """
-    pixels = image.pixels
-    mean = torch.tensor(settings.mean, device=pixels.device)[:, None, None] * 255
-    std = torch.tensor(settings.std, device=pixels.device)[:, None, None] * 255
+    mean, std = _statistics(settings, pixels.device)
     pixels = (pixels.float() - mean) / std
 
     channels, height, width = pixels.shape
@@ -305,3 +300,8 @@ def patchify(image, settings):
     blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6)  # rows, columns, 2, 2, channels, patch, patch
     blocks = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, frames, -1, -1)
     return blocks.reshape(-1, channels * frames * patch * patch)
+
+
+@functools.cache
+def _statistics(settings, device):
+    return [torch.tensor(values, device=device)[:, None, None] * 255 for values in (settings.mean, settings.std)]

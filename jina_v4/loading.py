@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .arguments import check_choice
 from .backbone import Backbone, Towers
 from .checkpoint import (
     ADAPTER_CONFIG,
@@ -29,75 +28,15 @@ from .checkpoint import (
     weight_shards,
 )
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
 _PROJECTOR = "multi_vector_projector."
+
+# The layers that have an adapter: the language model's projections, and the projector.
+_ADAPTED = re.compile(
+    r"\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.lora|\.multi_vector_projector\.lora"
+)
 
 _SHARED = weakref.WeakValueDictionary()
 _SHARED_LOCK = threading.Lock()
-
-
-def resolve_device(device=None):
-    """Chooses where to run.
-
-    Args:
-        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"`` or a :class:`torch.device`. ``None`` means CUDA
-            if there is any, else MPS, else the CPU
-
-    Returns:
-        a :class:`torch.device`, with its index where it is a GPU
-
-    Raises:
-        ValueError: if there is no such device
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device={device!r} is not allowed: expected 'cuda', 'cuda:<index>', 'mps' or 'cpu'"
-        ) from error
-
-    check_choice("device", device.type, ("cuda", "mps", "cpu"))
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device={str(device)!r} is not there: torch {torch.__version__} finds no CUDA GPU")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"device={str(device)!r} is not there: this machine has {torch.cuda.device_count()} GPU(s)"
-            )
-        if device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device='mps' is not there: torch finds no Apple GPU")
-
-    return device
-
-
-def resolve_dtype(precision, device):
-    """Chooses the type that the model computes in.
-
-    Args:
-        precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and
-            float32 on the CPU and MPS
-        device: a :class:`torch.device`
-
-    Returns:
-        a :class:`torch.dtype`
-
-    Raises:
-        ValueError: if ``precision`` is not one of them
-    """
-    check_choice("precision", precision, PRECISIONS)
-    if precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        with torch.cuda.device(device):
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-    return getattr(torch, precision)
 
 
 def shared_backbone(directory, device, dtype):
@@ -137,8 +76,8 @@ def shared_adapters(backbone, directory):
     Raises:
         CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
     """
-    weights = (Path(directory) / ADAPTER_WEIGHTS).resolve()
-    key = (str(weights), weights.stat().st_mtime_ns)
+    files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     with backbone.lock:
         if key not in backbone.added_adapters:
             prefix = f"added{len(backbone.added_adapters)}-"
@@ -157,7 +96,26 @@ def shared_adapters(backbone, directory):
 
 
 def load_backbone(directory, device, dtype):
-    """Loads a checkpoint.
+    """Loads a checkpoint to embed with.
+
+    Args:
+        directory: the checkpoint's directory
+        device: a :class:`torch.device`
+        dtype: a :class:`torch.dtype`. With ``torch.int8``, linear layers are rounded to it, and the rest is float32
+
+    Returns:
+        a :class:`Backbone`
+
+    Raises:
+        CheckpointError: see :func:`load_network`
+    """
+    int8 = dtype == torch.int8
+    # What is to be rounded is read as it is stored.
+    return Backbone(load_network(directory, device, torch.bfloat16 if int8 else dtype), int8)
+
+
+def load_network(directory, device, dtype):
+    """Loads a checkpoint to train it, or to run it as transformers and PEFT do.
 
     Args:
         directory: the checkpoint's directory
@@ -165,7 +123,7 @@ def load_backbone(directory, device, dtype):
         dtype: a :class:`torch.dtype`
 
     Returns:
-        a :class:`Backbone`, frozen, in evaluation mode
+        a :class:`peft.PeftModel` around :class:`Towers`, with one adapter per task, frozen, in evaluation mode
 
     Raises:
         CheckpointError: naming the file and the tensor that is missing, damaged or does not fit. Nothing is loaded by
@@ -186,7 +144,7 @@ def load_backbone(directory, device, dtype):
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
     towers = Towers(_load_qwen(shards, config, device, dtype), _load_projector(shards, device, dtype))
-    return Backbone(add_adapters(towers, Path(directory) / ADAPTERS, raw["task_names"]))
+    return add_adapters(towers, Path(directory) / ADAPTERS, raw["task_names"]).requires_grad_(False).eval()
 
 
 def _check_base_shapes(config, projector_dim, shards, directory):
@@ -307,7 +265,15 @@ def add_adapters(network, directory, tasks, prefix=""):
             set_peft_model_state_dict(network, tensors, adapter_name=name)
 
     check_shapes(found, expected_in_file, source=path)
-    return network.to(device=device, dtype=dtype)
+    beyond = [key for key in expected_in_file if not _ADAPTED.search(key)]
+    if beyond:
+        raise CheckpointError(f"{path} adapts a layer that adapters of this model leave as it is: {beyond[0]!r}")
+
+    # Not the whole network, whose rotary frequencies no precision suffices for but float32.
+    for name, parameter in network.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(device, dtype)
+    return network
 
 
 def adapter_tasks(directory):

@@ -8,12 +8,13 @@ import torch
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
 
 
-def in_halves(function, inputs):
+def in_halves(function, inputs, failed=None):
     """Calls a function with a batch; where memory does not suffice, with its halves, and so on.
 
     Args:
         function: a function of a list of inputs that returns a list of results
         inputs: a list of inputs, of which ``len()`` tells the number of tokens
+        failed (None): a function to call with each list of inputs that memory did not suffice for
 
     Returns:
         the list of results
@@ -26,11 +27,7 @@ def in_halves(function, inputs):
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
             raise
-        if len(inputs) == 1:
-            raise MemoryError(
-                f"One input of {len(inputs[0])} tokens does not fit into memory: {error}. Lower `max_pixels`, free "
-                "memory, or load the model with a smaller `precision`"
-            ) from error
+        reason = str(error)
 
     # Outside the handler, whose traceback keeps the failed pass's tensors alive.
     gc.collect()
@@ -39,5 +36,13 @@ def in_halves(function, inputs):
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
 
+    if len(inputs) == 1:
+        raise MemoryError(
+            f"One input of {len(inputs[0])} tokens does not fit into memory: {reason}. Lower `max_pixels`, free "
+            "memory, or load the model with a smaller `precision`"
+        )
+    if failed is not None:
+        failed(inputs)
+
     half = len(inputs) // 2
-    return in_halves(function, inputs[:half]) + in_halves(function, inputs[half:])
+    return in_halves(function, inputs[:half], failed) + in_halves(function, inputs[half:], failed)

@@ -7,24 +7,30 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from .devices import to_device
+
 POOLING_STRATEGIES = ("mean", "max")
 
 
-def single_vector(hidden_states, pooled):
-    """Pools one input's hidden states into its single vector (arXiv 2506.18902, section 4.2).
+def single_vectors(hidden_states, pooled):
+    """Pools each input's hidden states into its single vector (arXiv 2506.18902, section 4.2).
 
     Args:
-        hidden_states: a tensor ``(tokens, hidden)``, after the final norm
-        pooled: the slice of tokens to average
+        hidden_states: a tensor ``(tokens, hidden)``, after the final norm, of N inputs end to end
+        pooled: a list of N slices of the tokens to average
 
     Returns:
-        a float32 tensor ``(hidden,)`` of length 1
+        a float32 tensor ``(N, hidden)``, rows of length 1
     """
-    return normalize(hidden_states[pooled].float().mean(dim=0), dim=-1)
+    # Sums by one product: a slice at a time would keep a GPU waiting. Normalised, a sum is a mean.
+    summed = torch.zeros(len(pooled), len(hidden_states))
+    for row, tokens in zip(summed, pooled, strict=True):
+        row[tokens] = 1
+    return normalize(to_device(summed, hidden_states.device) @ hidden_states.float(), dim=-1)
 
 
-def multi_vector(projected):
-    """Normalises projected tokens into a multi-vector.
+def multi_vectors(projected):
+    """Normalises projected tokens, the rows of multi-vectors.
 
     Args:
         projected: a tensor ``(tokens, 128)``

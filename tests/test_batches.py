@@ -393,15 +393,17 @@ def memory(model, monkeypatch):
 
     There is no telling how large the GPU is, if any, so the error is raised where it would be.
     """
-    forward = model.encoder.backbone.forward
+    backbone = model.encoder.backbone
+    read = backbone.read
+    monkeypatch.setattr(backbone, "token_budget", backbone.token_budget)
 
     def limit(fits):
         def limited(batch, *args):
             if not fits(batch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return forward(batch, *args)
+            return read(batch, *args)
 
-        monkeypatch.setattr(model.encoder.backbone, "forward", limited)
+        monkeypatch.setattr(backbone, "read", limited)
 
     return limit
 
@@ -441,13 +443,14 @@ def test_images_on_which_half_precision_overflows_cost_only_themselves(model, da
     expected = model.embed_images(paths)
     lengths = np.array([len(vectors) for vectors in model.encoder.encode_images(paths).multi])
     fits = lengths < max(lengths)
-    forward = model.encoder.backbone.forward
+    read = model.encoder.backbone.read
 
     def overflowing(batch, *args):
-        factors = [1 if len(tokens) < max(lengths) else torch.inf for tokens in batch]
-        return [(states * factor, rows) for factor, (states, rows) in zip(factors, forward(batch, *args), strict=True)]
+        states, rows = read(batch, *args)
+        factors = [1 if len(tokens) < max(lengths) else torch.inf for tokens in batch for _ in range(len(tokens))]
+        return states * torch.tensor(factors)[:, None], rows
 
-    monkeypatch.setattr(model.encoder.backbone, "forward", overflowing)
+    monkeypatch.setattr(model.encoder.backbone, "read", overflowing)
     vectors = batch.compute_embeddings(model, batch_size=4, num_workers=0)
     assert_close([vector for vector in vectors if vector is not None], expected[fits])
     expect_warnings(caplog, dict.fromkeys(np.array(paths)[~fits], "The model overflowed"))

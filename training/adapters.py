@@ -33,13 +33,13 @@ class Batch:
 
 
 def train_adapter(
-    directory, backbone, task, processor, matryoshka_dims, batches, steps, learning_rate=1e-3, save_memory=False
+    directory, network, task, processor, matryoshka_dims, batches, steps, learning_rate=1e-3, save_memory=False
 ):
     """Trains one adapter. All other weights stay as they are.
 
     Args:
         directory: where the training's state is kept
-        backbone: the :class:`jina_v4.backbone.Backbone`, of whose adapters one is trained in place
+        network: what :func:`jina_v4.loading.load_network` gave. One of its adapters is trained in place
         task: the adapter's name
         processor: the :class:`jina_v4.processing.Processor`
         matryoshka_dims: the dimensions at which single vectors must be good
@@ -51,7 +51,7 @@ def train_adapter(
     Returns:
         a dict of the adapter's tensors, as PEFT names them
     """
-    network, towers = backbone.network, backbone.towers
+    towers = network.base_model.model
     network.set_adapter(task)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     for parameter in trained.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..jina_v4.checkpoint import ADAPTERS
-from ..jina_v4.loading import load_backbone
+from ..jina_v4.loading import load_network
 from ..jina_v4.processing import Processor
 from .adapters import train_adapter
 from .backbone import train_backbone
@@ -86,11 +86,11 @@ def train_demo(directory, output, backbone_steps=BACKBONE_STEPS, task_steps=None
 
     adapters = {}
     for task in config["task_names"]:
-        backbone = load_backbone(checkpoint, torch.device("cpu"), torch.float32)
+        network = load_network(checkpoint, torch.device("cpu"), torch.float32)
         steps, batches = TASKS[task]
         steps = task_steps or steps
         adapters[task] = train_adapter(
-            directory / task, backbone, task, processor, dims, batches(processor, steps, workers), steps
+            directory / task, network, task, processor, dims, batches(processor, steps, workers), steps
         )
     write_adapters(checkpoint / ADAPTERS, read_adapter_config(checkpoint / ADAPTERS), adapters)
 

@@ -12,9 +12,11 @@ import random
 
 import torch
 
+from ..jina_v4.arguments import check_choice
 from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, read_config, resolve
+from ..jina_v4.devices import resolve_device, resolve_dtype
 from ..jina_v4.images import ImageError, resize_image
-from ..jina_v4.loading import load_backbone, resolve_device, resolve_dtype
+from ..jina_v4.loading import load_network
 from ..jina_v4.processing import Processor
 from .adapters import Batch, train_adapter
 from .files import read_adapter_config, write_adapters
@@ -73,8 +75,9 @@ def finetune(
     if task not in config["task_names"]:
         raise ValueError(f"task={task!r} is not allowed: expected one of {', '.join(config['task_names'])}")
 
+    check_choice("precision", precision, ("auto", "float32", "bfloat16"))
     device = resolve_device(device)
-    backbone = load_backbone(directory, device, resolve_dtype(precision, device))
+    network = load_network(directory, device, resolve_dtype(precision, device))
     processor = Processor(directory)
 
     def batches(start):
@@ -90,7 +93,7 @@ def finetune(
 
     tensors = train_adapter(
         f"{output}/training",
-        backbone,
+        network,
         task,
         processor,
         config["matryoshka_dims"],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from ..jina_v4.backbone import pad, pixels
+from ..jina_v4.images import patchify
 
 
 @dataclass
@@ -42,7 +42,7 @@ def visual_tokens(towers, batch, image_settings):
         a list of N tensors ``(visual_tokens_i, hidden)``
     """
     visual = towers.model.visual
-    inputs = pixels(batch, image_settings, visual.device, visual.dtype)
+    inputs = _pixels(batch, image_settings, visual.device, visual.dtype)
     merged = visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
     counts = inputs["image_grid_thw"].prod(dim=1) // image_settings.merge_size**2
     return merged.split(counts.tolist())
@@ -59,7 +59,7 @@ def embed(towers, batch, visual=None):
     Returns:
         :class:`Vectors`
     """
-    inputs = pad(batch, towers.model.device)
+    inputs = _pad(batch, towers.model.device)
     ids, mask = inputs.pop("input_ids"), inputs["attention_mask"].bool()
     embedded = towers.model.get_input_embeddings()(ids)
     if visual is not None:
@@ -77,3 +77,44 @@ def embed(towers, batch, visual=None):
         row[tokens.pooled] = 1 / (tokens.pooled.stop - tokens.pooled.start)
     single = torch.einsum("nl,nlh->nh", weights, hidden_states.float())
     return Vectors(single, list(projected.split([len(tokens) for tokens in batch])), hidden_states)
+
+
+def _pad(batch, device):
+    """Lays a batch's tokens into rows of equal length, padded on the right.
+
+    Args:
+        batch: a list of N :class:`jina_v4.processing.Tokens`
+        device: where to lay them
+
+    Returns:
+        the dict of the language model's ``input_ids`` and ``attention_mask`` ``(N, length)``, and ``position_ids``
+        ``(3, N, length)``
+    """
+    length = max(len(tokens) for tokens in batch)
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    positions = torch.ones(3, len(batch), length, dtype=torch.long)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = tokens.ids
+        mask[row, : len(tokens)] = 1
+        positions[:, row, : len(tokens)] = tokens.positions
+
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position_ids": positions.to(device)}
+
+
+def _pixels(batch, settings, device, dtype):
+    """Lays the patches of a batch's images end to end.
+
+    Args:
+        batch: a list of N :class:`jina_v4.processing.Tokens` of images
+        settings: the :class:`jina_v4.images.ImageSettings`
+        device: where to lay them
+        dtype: the :class:`torch.dtype` of the patches
+
+    Returns:
+        the dict of the vision tower's ``pixel_values`` ``(patches, 1176)`` and ``image_grid_thw`` ``(N, 3)``
+    """
+    images = [tokens.image for tokens in batch]
+    patches = [patchify(image.pixels.to(device), settings) for image in images]
+    grids = [[1, *(side // settings.patch_size for side in image.pixels.shape[-2:])] for image in images]
+    return {"pixel_values": torch.cat(patches).to(dtype), "image_grid_thw": torch.tensor(grids, device=device)}

@@ -46,7 +46,7 @@ def test_patches_are_bit_by_bit_the_original_processor_s(original, settings, siz
 
     resized = resize_image(image, settings, max_pixels)
     assert (1, *(side // settings.patch_size for side in resized.pixels.shape[1:])) == tuple(expected.image_grid_thw[0])
-    patches = patchify(resized, settings)
+    patches = patchify(resized.pixels, settings)
     assert patches.dtype == torch.float32 and torch.equal(patches, expected.pixel_values)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4.jina_v4.checkpoint import ADAPTER_FILES, WEIGHT_INDEX, CheckpointError
+from jina_embeddings_v4.jina_v4.devices import resolve_device, resolve_dtype
 from jina_embeddings_v4.jina_v4.encoder import Encoder
-from jina_embeddings_v4.jina_v4.loading import resolve_device, resolve_dtype
 from safetensors.torch import load_file, save_file
 
 from ..traps import set_traps

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4.jina_v4.images import resize_image
-from jina_embeddings_v4.jina_v4.loading import load_backbone
+from jina_embeddings_v4.jina_v4.loading import load_network
 from jina_embeddings_v4.training.forward import embed, visual_tokens
 from torch.nn.functional import normalize
 
@@ -12,23 +12,23 @@ TEXTS = ["an invoice", "a much longer text that asks for a letter with a stamp",
 
 
 @pytest.fixture(scope="module")
-def backbone(checkpoint):
-    return load_backbone(checkpoint, torch.device("cpu"), torch.float32)
+def network(checkpoint):
+    return load_network(checkpoint, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "code"])
-def test_texts(backbone, encoder, task):
-    backbone.network.set_adapter(task)
-    vectors = embed(backbone.towers, [encoder.processor.text_tokens(text, task) for text in TEXTS])
+def test_texts(network, encoder, task):
+    network.set_adapter(task)
+    vectors = embed(network.base_model.model, [encoder.processor.text_tokens(text, task) for text in TEXTS])
     assert_same(vectors, encoder.encode_texts(TEXTS, task=task))
 
 
-def test_pages(backbone, encoder, golden_images):
-    backbone.network.set_adapter("retrieval")
+def test_pages(network, encoder, golden_images):
+    network.set_adapter("retrieval")
     settings = encoder.processor.image_settings
     pages = [resize_image(path, settings, 100_000) for path in list(golden_images.values())[:3]]
     batch = [encoder.processor.image_tokens(page) for page in pages]
-    vectors = embed(backbone.towers, batch, visual_tokens(backbone.towers, batch, settings))
+    vectors = embed(network.base_model.model, batch, visual_tokens(network.base_model.model, batch, settings))
     assert_same(vectors, encoder.encode_images(pages))
 
 

@@ -1,0 +1,105 @@
+"""Embedded tokens -> hidden states: the language model of Qwen2.5-VL over packed sequences, under one adapter."""
+
+import torch
+from torch.nn.functional import silu
+
+from .adapted import adapted_linear
+from .attention import attend, rotate
+
+
+class Decoder:
+    """The language model and the projector, with the weights of the modules that they are made from, which lend them
+    no longer.
+
+    Args:
+        towers: the :class:`jina_v4.backbone.Towers` whose adapters PEFT has put in
+        int8 (False): whether to round the layers' weights to 8 bits
+    """
+
+    def __init__(self, towers, int8=False):
+        model = towers.model.language_model
+        self._layers = [_Layer(layer, int8) for layer in model.layers]
+        self._norm = model.norm
+        self._rotary = model.rotary_emb
+        self._axes = torch.repeat_interleave(
+            torch.arange(3), torch.tensor(model.config.rope_parameters["mrope_section"])
+        ).to(model.norm.weight.device)
+        self._projector = adapted_linear(towers, ["multi_vector_projector"])
+        self.dtype = model.norm.weight.dtype
+
+    def use(self, adapter):
+        """Applies an adapter from now on.
+
+        Args:
+            adapter: its name
+        """
+        for layer in self._layers:
+            layer.use(adapter)
+        self._projector.use(adapter)
+
+    def __call__(self, embedded, positions, packing):
+        """Runs the language model.
+
+        Args:
+            embedded: a tensor ``(tokens, hidden)`` of the type that :func:`jina_v4.devices.residual_dtype` tells, which
+                is overwritten
+            positions: an int64 tensor ``(3, tokens)``: time, height, width
+            packing: the :class:`jina_v4.attention.Packing`
+
+        Returns:
+            the hidden states after the final norm, a tensor ``(tokens, hidden)``, and their projections, a tensor
+            ``(tokens, 128)``
+        """
+        cos, sin = self._angles(positions)
+        for layer in self._layers:
+            layer(embedded, cos, sin, packing)
+
+        hidden_states = self._norm(embedded)
+        room = self._projector.room(len(hidden_states))
+        room[:, : self._projector.inputs] = hidden_states
+        return hidden_states, self._projector(room)
+
+    def _angles(self, positions):
+        """Each pair of dimensions turns by the position on one of the three axes (arXiv 2409.12191, section 2.1)."""
+        angles = positions[self._axes].T * self._rotary.inv_freq
+        scaling = self._rotary.attention_scaling
+        return (angles.cos() * scaling).to(self.dtype), (angles.sin() * scaling).to(self.dtype)
+
+
+class _Layer:
+    """One layer of the language model."""
+
+    def __init__(self, layer, int8):
+        attention, mlp = layer.self_attn, layer.mlp
+        self._attention_norm, self._mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self._query_key_value = adapted_linear(attention, ["q_proj", "k_proj", "v_proj"], int8)
+        self._output = adapted_linear(attention, ["o_proj"], int8)
+        self._gate_up = adapted_linear(mlp, ["gate_proj", "up_proj"], int8)
+        self._down = adapted_linear(mlp, ["down_proj"], int8)
+        self._head_dim = attention.head_dim
+        self._heads = attention.config.num_attention_heads, attention.config.num_key_value_heads
+
+    def use(self, adapter):
+        for linear in (self._query_key_value, self._output, self._gate_up, self._down):
+            linear.use(adapter)
+
+    def __call__(self, residual, cos, sin, packing):
+        """Adds what the layer has to say to the residual stream."""
+        heads, key_heads = self._heads
+        room = self._query_key_value.room(len(residual))
+        room[:, : self._query_key_value.inputs] = self._attention_norm(residual)
+        vectors = self._query_key_value(room).unflatten(-1, (-1, self._head_dim))
+        turned = rotate(vectors[:, : heads + key_heads], cos, sin)
+        query, key = turned.split((heads, key_heads), dim=1)
+        value = vectors[:, heads + key_heads :]
+
+        room = self._output.room(len(residual))
+        room[:, : self._output.inputs] = attend(query, key, value, packing, is_causal=True)
+        residual += self._output(room)
+
+        room = self._gate_up.room(len(residual))
+        room[:, : self._gate_up.inputs] = self._mlp_norm(residual)
+        gate, up = self._gate_up(room).chunk(2, dim=-1)
+        room = self._down.room(len(residual))
+        torch.mul(silu(gate, inplace=True), up, out=room[:, : self._down.inputs])
+        residual += self._down(room)

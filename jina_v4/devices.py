@@ -1,0 +1,92 @@
+"""Where to compute and in which type, and tensors on their way there and back."""
+
+import torch
+
+from .arguments import check_choice
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+
+
+def resolve_device(device=None):
+    """Chooses where to run.
+
+    Args:
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"`` or a :class:`torch.device`. ``None`` means CUDA
+            if there is any, else MPS, else the CPU
+
+    Returns:
+        a :class:`torch.device`, with its index where it is a CUDA GPU
+
+    Raises:
+        ValueError: if there is no such device
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not allowed: expected 'cuda', 'cuda:<index>', 'mps' or 'cpu'"
+        ) from error
+
+    check_choice("device", device.type, ("cuda", "mps", "cpu"))
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r} is not there: torch {torch.__version__} finds no CUDA GPU")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={str(device)!r} is not there: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps' is not there: torch finds no Apple GPU")
+
+    # There is one of each of the others, by whatever index.
+    return device if device.type == "cuda" else torch.device(device.type)
+
+
+def resolve_dtype(precision, device):
+    """Chooses the type that the model computes in.
+
+    Args:
+        precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and
+            float32 on the CPU and MPS. ``"int8"`` is for the CPU alone
+        device: a :class:`torch.device`
+
+    Returns:
+        a :class:`torch.dtype`
+
+    Raises:
+        ValueError: if ``precision`` is not one of them, or not for the device
+    """
+    check_choice("precision", precision, PRECISIONS)
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(f"precision='int8' is for the CPU, and the device is {str(device)!r}: take 'auto' there")
+
+    return getattr(torch, precision)
+
+
+def residual_dtype(dtype):
+    """Returns the type in which layers' outputs are added up: for float16, one in which the sum cannot overflow."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def to_device(tensor, device):
+    """Copies a tensor from the host. A GPU does not stop for it: it copies when what it was asked before is done."""
+    if device.type != "cuda":
+        return tensor.to(device)
+
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor):
+    """Copies a tensor to the host. Of a GPU's, the values are there once an event that is recorded next has come."""
+    return tensor.to("cpu", non_blocking=tensor.is_cuda)

@@ -1,0 +1,116 @@
+"""Linear layers, each in the form in which the processor at hand computes it fastest."""
+
+import platform
+
+import torch
+from torch.nn.functional import linear
+
+# Tokens at a time, so that what is on the way from one step to the next stays in the cache.
+_ROWS = 1024
+
+
+def make_linear(weight, bias=None, int8=False):
+    """Makes a linear layer.
+
+    Args:
+        weight: a tensor ``(outputs, inputs)``. It may be kept, or not
+        bias (None): a tensor ``(outputs,)``
+        int8 (False): whether to round the weights to 8 bits
+
+    Returns:
+        a function from a tensor ``(tokens, inputs)`` to one ``(tokens, outputs)``
+    """
+    if int8:
+        return Int8Linear(weight, bias)
+
+    return PackedLinear(weight, bias) if _can_pack(weight) else PlainLinear(weight, bias)
+
+
+class PlainLinear:
+    """A linear layer as it is."""
+
+    def __init__(self, weight, bias=None):
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, inputs):
+        return linear(inputs, self._weight, self._bias)
+
+
+class PackedLinear:
+    """A linear layer whose weights lie in the order in which oneDNN's kernels for this CPU read them.
+
+    Otherwise each product brings them into such an order, which for a short text takes longer than the product.
+    The operators are those to which torch's own compiler lowers the layers of a frozen model.
+    """
+
+    def __init__(self, weight, bias=None):
+        self._weight, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+
+    def __call__(self, inputs):
+        return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, "none", [], "")
+
+
+def _can_pack(weight):
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class Int8Linear:
+    """A linear layer in 8-bit integers, for CPUs, whose integer units multiply faster than their float ones.
+
+    Each row of the weights has a scale of its own, and so has each token's input, found as it comes: a token with large
+    values does not cost the others their precision.
+
+    Args:
+        weight: a tensor ``(outputs, inputs)``
+        bias (None): a tensor ``(outputs,)``
+    """
+
+    def __init__(self, weight, bias=None):
+        weight = weight.float()
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        # Inputs first, which is how the product reads them fastest.
+        self._weight = (weight / scale[:, None]).round().to(torch.int8).T.contiguous()
+        self._scale = scale
+        self._bias = None if bias is None else bias.float()
+
+    def __call__(self, inputs):
+        """Multiplies.
+
+        Args:
+            inputs: a float32 tensor ``(tokens, inputs)``
+
+        Returns:
+            a float32 tensor ``(tokens, outputs)``
+        """
+        outputs = inputs.new_empty(len(inputs), self._weight.shape[1])
+        for rows, results in zip(inputs.split(_ROWS), outputs.split(_ROWS), strict=True):
+            scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+            rounded = (rows / scale).round_().to(torch.int8)
+            results.copy_(torch._int_mm(rounded, self._weight)).mul_(self._scale).mul_(scale)
+            if self._bias is not None:
+                results.add_(self._bias)
+        return outputs
+
+
+def take_weights(layers):
+    """Takes the weights out of layers that share their input, so that they are held once, wherever they go.
+
+    Args:
+        layers: a list of :class:`torch.nn.Linear`
+
+    Returns:
+        the weights, a tensor ``(sum of the layers' outputs, inputs)``, and the biases, or ``None``
+    """
+    weights, biases = [layer.weight.data for layer in layers], [layer.bias for layer in layers]
+    bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    for layer in layers:
+        layer.weight.data = layer.weight.data.new_empty(0)
+    return weight, bias

@@ -1,0 +1,49 @@
+"""Texts that come again, such as queries and class names, are encoded once."""
+
+import collections
+import threading
+
+import numpy as np
+
+
+class TextCache:
+    """Keeps the embeddings of the short texts that were encoded last.
+
+    Args:
+        size (1000): the number of texts to keep
+        tokens (64): the length from which on a text is not kept. A full cache takes some 40 MB
+    """
+
+    def __init__(self, size=1000, tokens=64):
+        self._size, self._tokens = size, tokens
+        self._kept = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, keys, encode):
+        """Encodes texts, those alone that are not kept.
+
+        Args:
+            keys: a list of what each text's embeddings depend on
+            encode: a function of a list of indexes into ``keys`` that returns the single vectors of these texts, an
+                array, and the list of their multi-vectors
+
+        Returns:
+            the single vectors of all texts, an array, and the list of their multi-vectors
+        """
+        with self._lock:
+            known = {key: self._kept[key] for key in keys if key in self._kept}
+        new = {key: i for i, key in enumerate(keys) if key not in known}
+        if new:
+            known |= zip(new, zip(*encode(list(new.values())), strict=True), strict=True)
+
+        with self._lock:
+            for key, (single, multi) in known.items():
+                if len(multi) < self._tokens:
+                    # A copy, lest one row keep the memory of all.
+                    self._kept[key] = single.copy(), multi
+                    self._kept.move_to_end(key)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+
+        # Copies: what is kept must stay as it is, whatever becomes of what is handed out.
+        return np.stack([known[key][0] for key in keys]), [known[key][1].copy() for key in keys]

@@ -1,0 +1,186 @@
+"""Patches -> visual tokens: the vision tower of Qwen2.5-VL (arXiv 2502.13923, section 2.1) over packed images.
+
+All images' patches are one sequence. Most blocks attend within windows of 8x8 patches, a few within the whole image. So
+patches are laid out window after window, an image's windows by their size, and equal ones attend in one call.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import gelu, pad, silu
+
+from .attention import Packing, attend, rotate
+from .devices import residual_dtype, to_device
+from .linear import make_linear, take_weights
+
+# The base of the angles that tell a patch's row and column. It is the architecture's; no checkpoint states it.
+_ROPE_THETA = 10000
+
+# GPUs multiply matrices fastest whose sides are multiples of this. The 3420 of the real model are not.
+_ALIGNMENT = 64
+
+
+@dataclass
+class Layout:
+    """The order in which the tower sees patches, and who attends to whom.
+
+    Args:
+        order: an int64 tensor ``(visual_tokens,)``: the number, in the pack, of the visual token in each place. Its
+            2x2 patches go with it
+        places: an int64 tensor ``(visual_tokens,)``: the place of each visual token
+        rows: an int64 tensor ``(patches,)``: each patch's row in its image, in the order of ``order``
+        columns: an int64 tensor ``(patches,)``: its column
+        windows: the :class:`jina_v4.attention.Packing` of the windows
+        images: the :class:`jina_v4.attention.Packing` of the images
+    """
+
+    order: torch.Tensor
+    places: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    windows: Packing
+    images: Packing
+
+
+class VisionTower:
+    """The vision tower, with the weights of the module that it is made from, which lends them no longer.
+
+    Args:
+        tower: a :class:`transformers.Qwen2_5_VisionTransformerPretrainedModel`
+        int8 (False): whether to round the layers' weights to 8 bits
+    """
+
+    def __init__(self, tower, int8=False):
+        self._merge = tower.spatial_merge_size
+        self._window = tower.window_size // self._merge // tower.patch_size
+        self._head_dim = tower.config.hidden_size // tower.config.num_heads
+        self.dtype = torch.float32 if int8 else tower.patch_embed.proj.weight.dtype
+
+        # A convolution whose kernel covers its input is a product.
+        weight, _ = take_weights([tower.patch_embed.proj])
+        self._patch_embed = make_linear(weight.flatten(1).to(self.dtype))
+        self._blocks = [_Block(block, self._head_dim, self.dtype, int8) for block in tower.blocks]
+        self._sees_all = set(tower.fullatt_block_indexes)
+        first, _, second = tower.merger.mlp
+        self._merger_norm = tower.merger.ln_q
+        self._merger = [make_linear(*take_weights([layer]), int8) for layer in (first, second)]
+
+    def __call__(self, patches, grids):
+        """Runs the tower.
+
+        Args:
+            patches: a tensor ``(patches, channels * temporal_patch_size * patch_size**2)``, of all images end to end,
+                in the order that :func:`jina_v4.images.patchify` gives them
+            grids: the list of the images' ``(rows, columns)`` in patches
+
+        Returns:
+            a tensor ``(visual_tokens, hidden)``, of all images end to end, row by row
+        """
+        layout = lay_out(grids, self._merge, self._window, patches.device)
+        patches = patches.unflatten(0, (-1, self._merge**2))[layout.order].flatten(0, 1)
+        hidden_states = self._patch_embed(patches).to(residual_dtype(self.dtype))
+        cos, sin = angles(layout, self._head_dim)
+        for number, block in enumerate(self._blocks):
+            block(hidden_states, cos, sin, layout.images if number in self._sees_all else layout.windows)
+
+        first, second = self._merger
+        merged = self._merger_norm(hidden_states).to(self.dtype).unflatten(0, (-1, self._merge**2)).flatten(1)
+        return second(gelu(first(merged)))[layout.places]
+
+
+class _Block:
+    """One block of the vision tower."""
+
+    def __init__(self, block, head_dim, dtype, int8):
+        mlp = block.mlp
+        self._attention_norm, self._mlp_norm = block.norm1, block.norm2
+        self._head_dim, self._dtype = head_dim, dtype
+        self._query_key_value = make_linear(*take_weights([block.attn.qkv]), int8)
+        self._output = make_linear(*take_weights([block.attn.proj]), int8)
+
+        # Dimensions that are always zero change nothing.
+        more = -mlp.down_proj.in_features % _ALIGNMENT
+        sides = [take_weights([layer]) for layer in (mlp.gate_proj, mlp.up_proj)]
+        weight = torch.cat([pad(weight, (0, 0, 0, more)) for weight, _ in sides])
+        self._gate_up = make_linear(weight, torch.cat([pad(bias, (0, more)) for _, bias in sides]), int8)
+        weight, bias = take_weights([mlp.down_proj])
+        self._down = make_linear(pad(weight, (0, more)), bias, int8)
+
+    def __call__(self, residual, cos, sin, packing):
+        """Adds what the block has to say to the residual stream."""
+        vectors = self._query_key_value(self._attention_norm(residual).to(self._dtype))
+        vectors = vectors.unflatten(-1, (3, -1, self._head_dim))
+        query, key = rotate(vectors[:, :2], cos, sin).unbind(1)
+        residual += self._output(attend(query, key, vectors[:, 2], packing))
+
+        gate, up = self._gate_up(self._mlp_norm(residual).to(self._dtype)).chunk(2, dim=-1)
+        residual += self._down(silu(gate, inplace=True) * up)
+
+
+def angles(layout, head_dim):
+    """Computes the angles by which patches' vectors turn: half of the dimensions by the row, half by the column.
+
+    Args:
+        layout: a :class:`Layout`
+        head_dim: the dimensions of a head
+
+    Returns:
+        the cosines and the sines, two tensors ``(patches, head_dim / 2)``
+    """
+    quarter = head_dim // 4
+    frequencies = _ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32, device=layout.rows.device) / quarter)
+    turns = torch.cat([side[:, None] * frequencies for side in (layout.rows, layout.columns)], dim=-1)
+    return turns.cos(), turns.sin()
+
+
+def lay_out(grids, merge, side, device):
+    """Plans the order of a pack of images.
+
+    Args:
+        grids: a list of the images' ``(rows, columns)`` in patches
+        merge: the patches along the side of a visual token
+        side: the visual tokens along the side of a window
+        device: where the pack is
+
+    Returns:
+        a :class:`Layout`
+    """
+    images = [_lay_out_image(*grid, merge, side) for grid in grids]
+    counts = [len(image.order) for image in images]
+    starts = itertools.accumulate(counts[:-1], initial=0)
+    order = to_device(torch.cat([image.order + start for image, start in zip(images, starts, strict=True)]), device)
+    return Layout(
+        order,
+        order.argsort(),
+        to_device(torch.cat([image.rows for image in images]), device),
+        to_device(torch.cat([image.columns for image in images]), device),
+        Packing([length for image in images for length in image.windows], device),
+        Packing([count * merge**2 for count in counts], device),
+    )
+
+
+@dataclass
+class _ImageLayout:
+    order: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    windows: list
+
+
+@functools.lru_cache(maxsize=256)
+def _lay_out_image(height, width, merge, side):
+    tokens = torch.arange(height * width // merge**2).view(height // merge, width // merge)
+    windows = [window.flatten() for strip in tokens.split(side, dim=0) for window in strip.split(side, dim=1)]
+    windows.sort(key=len)
+    order = torch.cat(windows)
+
+    corner = torch.arange(merge)
+    top, left = order // (width // merge) * merge, order % (width // merge) * merge
+    return _ImageLayout(
+        order,
+        (top[:, None, None] + corner[:, None]).expand(-1, merge, merge).flatten(),
+        (left[:, None, None] + corner).expand(-1, merge, merge).flatten(),
+        [len(window) * merge**2 for window in windows],
+    )

@@ -1,0 +1,142 @@
+"""The packed towers against transformers' own, which pad, under PEFT's own adapters."""
+
+import jina_embeddings_v4.jina_v4.adapted
+import pytest
+import torch
+from jina_embeddings_v4 import DEMO_CHECKPOINT
+from jina_embeddings_v4.jina_v4.adapted import AdaptedLinear, FusedAdaptedLinear
+from jina_embeddings_v4.jina_v4.images import resize_image
+from jina_embeddings_v4.jina_v4.loading import load_backbone, load_network
+from jina_embeddings_v4.jina_v4.processing import Processor
+from jina_embeddings_v4.training.forward import embed, visual_tokens
+
+TEXTS = ["an invoice", "", "a much longer text that asks for a letter with a red stamp", "two words"]
+# Whole windows, parts of windows on each side, images smaller than a window, one row of patches.
+SIZES = [(224, 224), (300, 200), (200, 300), (40, 60), (28, 600), (224, 224)]
+
+
+@pytest.fixture(scope="module", params=["fixture", "demo"])
+def directory(request, checkpoint):
+    return checkpoint if request.param == "fixture" else DEMO_CHECKPOINT
+
+
+@pytest.fixture(scope="module", params=[AdaptedLinear, FusedAdaptedLinear], ids=["for CPUs", "for GPUs"])
+def backbone(request, directory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jina_embeddings_v4.jina_v4.adapted, "_kind", lambda layer: request.param)
+        yield load_backbone(directory, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def network(directory):
+    """The same weights, run by transformers and PEFT."""
+    return load_network(directory, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def processor(directory):
+    return Processor(directory)
+
+
+@pytest.fixture(scope="module")
+def pages(processor):
+    generator = torch.Generator().manual_seed(51)
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for size in SIZES]
+    return [processor.image_tokens(resize_image(image, processor.image_settings)) for image in images]
+
+
+def assert_same(backbone, network, batch, adapter, visual=None, expected_visual=None):
+    hidden_states, projected = backbone.read(batch, adapter, visual)
+    network.set_adapter(adapter)
+    with torch.no_grad():
+        expected = embed(network.base_model.model, batch, expected_visual)
+    rows = zip(expected.hidden_states, batch, strict=True)
+    expected_states = torch.cat([states[: len(tokens)] for states, tokens in rows])
+    torch.testing.assert_close(hidden_states, expected_states, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(projected, dim=-1), torch.cat(expected.multi), atol=2e-6, rtol=0
+    )
+
+
+def test_images(backbone, network, processor, pages):
+    visual = backbone.see(pages, processor.image_settings)
+    with torch.no_grad():
+        expected = visual_tokens(network.base_model.model, pages, processor.image_settings)
+    torch.testing.assert_close(visual, torch.cat(expected), atol=2e-5, rtol=0)
+    for task in ("retrieval", "code"):
+        assert_same(backbone, network, pages, task, visual, expected)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "text-matching", "code"])
+def test_texts(backbone, network, processor, task):
+    assert_same(backbone, network, [processor.text_tokens(text, task) for text in TEXTS], task)
+
+
+def test_switching_adapters_never_drifts(backbone, processor):
+    batch = [processor.text_tokens(text, "retrieval") for text in TEXTS]
+    first = {task: backbone.read(batch, task)[0] for task in ("retrieval", "text-matching", "code")}
+    for _ in range(34):
+        for task, expected in first.items():
+            assert torch.equal(backbone.read(batch, task)[0], expected)
+
+    assert not torch.equal(first["retrieval"], first["code"])
+
+
+def test_weights_are_held_once(backbone, network):
+    """What the packed layers compute with is not kept in the network, too."""
+    embeddings = network.base_model.model.model.get_input_embeddings().weight.numel()
+    adapters = sum(weight.numel() for name, weight in network.named_parameters() if "lora" in name)
+    everything = sum(weight.numel() for weight in network.parameters())
+    kept = sum(weight.numel() for weight in backbone.network.parameters())
+    assert kept < embeddings + adapters + 0.05 * everything
+
+
+def test_a_switch_that_failed_half_way_is_not_taken_for_granted(backbone, processor, monkeypatch):
+    batch = [processor.text_tokens("a", "retrieval")]
+    expected = backbone.read(batch, "retrieval")[0]
+    last = backbone._decoder._layers[-1]
+    with monkeypatch.context() as patch:
+
+        def fail(adapter):
+            raise MemoryError
+
+        patch.setattr(last, "use", fail)
+        with pytest.raises(MemoryError):
+            backbone.read(batch, "code")
+
+    assert torch.equal(backbone.read(batch, "retrieval")[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8], ids=str)
+def test_rotary_frequencies_are_not_rounded(directory, network, dtype):
+    rounded = load_backbone(directory, torch.device("cpu"), dtype).towers.model.language_model.rotary_emb.inv_freq
+    assert torch.equal(rounded, network.base_model.model.model.language_model.rotary_emb.inv_freq)
+
+
+def test_adapters_of_a_higher_rank_find_room():
+    torch.manual_seed(51)
+    weight, inputs = torch.randn(6, 5), torch.randn(3, 5)
+
+    class Adapted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base_layer = torch.nn.Linear(5, 6)
+            self.base_layer.weight.data = weight.clone()
+            self.lora_A = torch.nn.ModuleDict({"low": torch.nn.Linear(5, 1, bias=False)})
+            self.lora_B = torch.nn.ModuleDict({"low": torch.nn.Linear(1, 6, bias=False)})
+            self.scaling = {"low": 1.0, "high": 2.0}
+
+    module = torch.nn.Module()
+    module.layer = Adapted()
+    fused = FusedAdaptedLinear(module, ["layer"])
+    module.layer.lora_A["high"] = torch.nn.Linear(5, 4, bias=False)
+    module.layer.lora_B["high"] = torch.nn.Linear(4, 6, bias=False)
+    for name in ("high", "low", "none", "high"):
+        fused.use(name)
+        room = fused.room(3)
+        room[:, :5] = inputs
+        added = 0.0
+        if name in module.layer.lora_A:
+            added = module.layer.scaling[name] * module.layer.lora_B[name](module.layer.lora_A[name](inputs)).detach()
+        bias = module.layer.base_layer.bias.detach()
+        torch.testing.assert_close(fused(room), inputs @ weight.T + bias + added)
