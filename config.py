@@ -9,7 +9,7 @@ import fiftyone.utils.torch as fout
 
 from .jina_v4.arguments import check_choice
 from .jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .jina_v4.loading import PRECISIONS, resolve_device
+from .jina_v4.devices import PRECISIONS, resolve_device
 from .jina_v4.pooling import POOLING_STRATEGIES
 from .jina_v4.processing import PROMPT_NAMES
 
@@ -42,8 +42,8 @@ class JinaV4Config(fout.TorchImageModelConfig):
         confidence_thresh (None): the confidence below which a prediction is dropped
         filter_classes (None): the classes to which predictions are restricted
         device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default, the first of these that there is
-        precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``. ``"auto"`` is bfloat16 on a GPU
-            that has it, float16 on an older one, and float32 elsewhere
+        precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on a CPU, ``"int8"``.
+            ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and float32 elsewhere
         checkpoint (None): a local directory, ``"org/name"`` or ``"org/name@revision"`` to load in place of the model's
             own weights
         adapter (None): a directory with LoRA adapters of one's own, as ``training/finetune.py`` writes it, to apply in

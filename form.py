@@ -4,7 +4,7 @@ import fiftyone.operators.types as types
 
 from .config import SCORES, JinaV4Config
 from .jina_v4.checkpoint import read_config
-from .jina_v4.loading import PRECISIONS
+from .jina_v4.devices import PRECISIONS
 from .jina_v4.pooling import POOLING_STRATEGIES
 from .jina_v4.processing import PROMPT_NAMES
 

@@ -25,6 +25,7 @@ from .jina_v4.encoder import Encoder
 from .jina_v4.images import ImageError, is_one_image
 from .jina_v4.pooling import pool_multi_vectors
 from .jina_v4.scoring import ClassTokens, class_logits, maxsim
+from .task_embeddings import compute_task_embeddings
 
 # The module whose running functions say what the call being served was asked to do.
 _FIFTYONE = "fiftyone.core.models"
@@ -236,6 +237,34 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return EmbeddingRows(_spread(vectors, images, None if into_field and not of_patches else MISSING))
 
+    def compute_task_embeddings(self, samples, fields, **kwargs):
+        """Embeds the images of a dataset for several tasks at little more than the price of one.
+
+        See :func:`jina_embeddings_v4.task_embeddings.compute_task_embeddings`.
+
+        Args:
+            samples: a dataset or view of images
+            fields: a dict of the fields to write, by task, eg ``{"retrieval": "retrieval", "code": "code"}``
+            **kwargs: ``batch_size``, ``num_workers``, ``skip_failures`` and ``progress``, as in
+                ``dataset.compute_embeddings``
+        """
+        compute_task_embeddings(self, samples, fields, **kwargs)
+
+    def embed_for_tasks(self, images, tasks, skip_failures=False):
+        """Embeds images for several tasks.
+
+        Args:
+            images: a list of images, see :meth:`embed`
+            tasks: a list of tasks
+            skip_failures (False): whether to warn of an image that cannot be read, in place of raising an error
+
+        Returns:
+            a tuple of the images, those that failed replaced by :class:`jina_embeddings_v4.batches.FailedImage`, and
+            the dict of the others' embeddings by task, float32 arrays ``(images, dim)``
+        """
+        images, embeddings = self._encode_images(_as_list(images), tasks, skip_failures)
+        return images, {task: self._vectors(of_task) for task, of_task in embeddings.items()}
+
     def embed_prompt(self, prompt):
         """Embeds a text query.
 
@@ -282,16 +311,17 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return self._last_embeddings
 
-    def _encode_images(self, images):
+    def _encode_images(self, images, tasks=None, skip_failures=None):
         """Loads and encodes images.
 
         Returns:
             a tuple of the images, each that failed replaced by a :class:`FailedImage`, and the
-            :class:`jina_v4.encoder.Embeddings` of the others
+            :class:`jina_v4.encoder.Embeddings` of the others, or a dict of them by task
         """
         self._leave_cache()
         settings = self.encoder.processor.image_settings
-        skip_failures = fiftyone_argument(_FIFTYONE, "skip_failures", default=False)
+        if skip_failures is None:
+            skip_failures = fiftyone_argument(_FIFTYONE, "skip_failures", default=False)
         images = [load_or_fail(image, settings, self.max_pixels) for image in images]
         failures = [image for image in images if isinstance(image, FailedImage)]
         if failures and not skip_failures:
@@ -301,18 +331,18 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             logger.warning("Skipping an image that cannot be read: %s", failure.reason)
 
         try:
-            return images, self._encode_loaded(images)
+            return images, self._encode_loaded(images, tasks)
         except (MemoryError, FloatingPointError):
             if not skip_failures:
                 raise
 
         # One image is too much for the model even alone. The others must not go with it.
         images = [self._encode_or_fail(image) for image in images]
-        return images, self._encode_loaded(images)
+        return images, self._encode_loaded(images, tasks)
 
-    def _encode_loaded(self, images):
+    def _encode_loaded(self, images, tasks=None):
         loaded = [image for image in images if not isinstance(image, FailedImage)]
-        return self.encoder.encode_images(loaded, truncate_dim=self.truncate_dim)
+        return self.encoder.encode_images(loaded, truncate_dim=self.truncate_dim, tasks=tasks)
 
     def _encode_or_fail(self, image):
         try:
