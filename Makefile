@@ -10,7 +10,7 @@ PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint benchmark test lint clean
+.PHONY: help demo app demo-checkpoint benchmark speed scaling test lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed,
 
 benchmark: .venv ## measure what the demo model finds, labels and compares
 	@$(BIN)/python -m benchmarks.quality
+
+speed: .venv ## measure how fast pages are embedded, at the real model's widths; make speed ARGUMENTS=--help
+	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.throughput $(ARGUMENTS)
+
+scaling: .venv ## measure what a page costs against its size, the batch, the number of classes...
+	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.scaling $(ARGUMENTS)
 
 test: .venv ## run the tests
 	@$(BIN)/pytest

@@ -142,15 +142,14 @@ def by_kind(retrieval, scores):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="demo_checkpoint", help="the checkpoint to measure")
+    parser.add_argument("--precision", default="float32", help="the precision to measure")
     parser.add_argument("--pages", type=int, default=1000, help="how many test pages")
     arguments = parser.parse_args()
 
     start = time.perf_counter()
-    encoder = Encoder.from_checkpoint(arguments.checkpoint, device="cpu")
+    encoder = Encoder.from_checkpoint(arguments.checkpoint, device="cpu", precision=arguments.precision)
     retrieval = Retrieval(encoder, arguments.pages)
-    print(
-        f"{arguments.checkpoint} on {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    print(f"{arguments.checkpoint}, {arguments.precision}, on {platform.machine()}, torch {torch.__version__}")
 
     table = {task: retrieval.scores(encoder, task) for task in encoder.tasks}
     ours, embeddings = table["retrieval"]

@@ -1,0 +1,190 @@
+"""What a page costs, against its resolution, the batch, the number of tasks and classes, and the size of the dataset;
+and a text against its length.
+
+    make scaling                                  # all layers on a GPU; on a CPU, 8 of 32 blocks and 4 of 36 layers
+    make scaling ARGUMENTS="--quick --device cpu"
+
+The weights are random, of the real model's widths. The dataset alone is of small images, for the demo model.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import torch
+from jina_embeddings_v4 import DEMO_CHECKPOINT
+from jina_embeddings_v4.config import JinaV4Config
+from jina_embeddings_v4.jina_v4.checkpoint import read_config
+from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.jina_v4.images import resize_image
+from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
+from jina_embeddings_v4.zoo import JinaV4
+
+from .full_width import draw_pages, language_weights, write_checkpoint
+from .throughput import PeakMemory, add_arguments, describe_machine, layers_of, synchronize
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    arguments = parser.parse_args()
+
+    device, blocks, layers = layers_of(arguments)
+    directory = Path(arguments.directory)
+    checkpoint = directory / f"checkpoint-{blocks}-{layers}"
+    write_checkpoint(checkpoint, blocks, layers, device)
+    encoder = Encoder.from_checkpoint(checkpoint, device=device)
+    print(f"{describe_machine(device)}; {blocks} of 32 vision blocks, {layers} of 36 layers, {encoder.dtype}\n")
+
+    scale = Scaling(encoder, draw_pages(directory / "pages", 8), 1 if arguments.quick else 3)
+    for figures in (scale.adapters, scale.resolution, scale.batch, scale.tasks, scale.classes, scale.text_length):
+        figures()
+        print()
+    dataset_size(directory, device, (100, 1000) if arguments.quick else (100, 1000, 10_000))
+
+
+class Scaling:
+    """Measures an encoder.
+
+    Args:
+        encoder: a :class:`jina_v4.encoder.Encoder`
+        paths: the paths of pages
+        rounds: how often to measure each figure, of which the median is told
+    """
+
+    def __init__(self, encoder, paths, rounds):
+        self.encoder, self._rounds = encoder, rounds
+        self._settings = encoder.processor.image_settings
+        self._path = paths[0]
+        self._pages = [resize_image(path, self._settings) for path in paths]
+
+    def seconds(self, run):
+        """Returns the median time of a function. On a GPU, a first call is not counted. A CPU is as fast at once."""
+        warm_up = self.encoder.device.type == "cuda"
+        times = []
+        for _ in range(self._rounds + warm_up):
+            synchronize(self.encoder.device)
+            start = time.perf_counter()
+            run()
+            synchronize(self.encoder.device)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[warm_up:])
+
+    def adapters(self):
+        """What an adapter adds to the language model, and what it costs to switch."""
+        backbone = self.encoder.backbone
+        batch = [self.encoder.processor.image_tokens(page) for page in self._pages[:2]]
+        visual = backbone.see(batch, self._settings)
+        looking = self.seconds(lambda: backbone.see(batch, self._settings))
+        # No adapter goes by that name, so there is nothing to add.
+        without = self.seconds(lambda: backbone.read(batch, "none", visual))
+        applied = self.seconds(lambda: backbone.read(batch, "retrieval", visual))
+
+        def switch():
+            backbone.use("code")
+            backbone.use("retrieval")
+
+        print("| | s |")
+        print("|---|---|")
+        print(f"| two pages through the vision tower | {looking:.3f} |")
+        print(f"| through the language model without an adapter | {without:.3f} |")
+        print(f"| with one | {applied:.3f} |")
+        print(f"| what it adds to the whole | {(applied - without) / (looking + without):.1%} |")
+        print(f"| switching | {self.seconds(switch) / 2:.3f} |")
+
+    def resolution(self):
+        """The cost of a page against ``max_pixels``."""
+        print("| max_pixels | visual tokens | s a page |")
+        print("|---|---|---|")
+        for max_pixels in (75264, 150528, 301056, 602112):
+            page = resize_image(self._path, self._settings, max_pixels)
+            tokens = page.pixels[0].numel() // self._settings.token_size**2
+            seconds = self.seconds(lambda page=page: self.encoder.encode_images([page]))
+            print(f"| {max_pixels} | {tokens} | {seconds:.3f} |")
+
+    def batch(self):
+        """The cost of a page, and the memory, against the number of pages that are handed over at once."""
+        print("| pages at once | s a page | peak memory on top of the weights |")
+        print("|---|---|---|")
+        for count in (1, 2, 4, 8):
+            pages = self._pages[:count]
+            with PeakMemory(self.encoder.device) as memory:
+                seconds = self.seconds(lambda pages=pages: self.encoder.encode_images(pages)) / count
+            print(f"| {count} | {seconds:.3f} | {memory.bytes / 2**30:.2f} GiB |")
+
+    def tasks(self):
+        """The cost of a page for one, two and three tasks."""
+        print("| tasks | s a page |")
+        print("|---|---|")
+        pages = self._pages[:2]
+        for count in (1, 2, 3):
+            tasks = self.encoder.tasks[:count]
+            seconds = self.seconds(lambda tasks=tasks: self.encoder.encode_images(pages, tasks=tasks))
+            print(f"| {count} | {seconds / len(pages):.3f} |")
+
+    def classes(self):
+        """What scoring against classes adds to a page."""
+        print("| classes | s a page | share of the page's time |")
+        print("|---|---|---|")
+        pages = self._pages[:2]
+        multi = self.encoder.encode_images(pages).multi
+        page = self.seconds(lambda: self.encoder.encode_images(pages)) / len(pages)
+        generator = np.random.default_rng(0)
+        for count in (10, 100, 1000):
+            vectors = [generator.standard_normal((6, 128), dtype=np.float32) for _ in range(count)]
+            classes = ClassTokens(vectors, self.encoder.device)
+            seconds = self.seconds(lambda classes=classes: maxsim(multi, classes)) / len(pages)
+            print(f"| {count} | {seconds:.4f} | {seconds / page:.2%} |")
+
+    def text_length(self):
+        """The cost of a text against its length, and against the time that reading the weights once takes."""
+        device, dtype = self.encoder.device, self.encoder.dtype
+        memory = torch.zeros(2**30 // dtype.itemsize, dtype=dtype, device=device)
+        weights = language_weights(read_config(self.encoder.directory)) * dtype.itemsize
+        reading = self.seconds(memory.amax) * weights / 2**30
+        del memory
+        print(f"Reading the language model's weights, {weights / 2**30:.2f} GiB, takes {reading:.4f} s\n")
+        print("| tokens | texts at once | s a text | times the reading, all texts |")
+        print("|---|---|---|---|")
+        numbers = iter(range(10**6))
+        for tokens, count in ((8, 1), (8, 64), (64, 16), (512, 4), (2048, 1)):
+
+            def run(tokens=tokens, count=count):
+                # New ones each time: those that came before are remembered.
+                texts = [f"{next(numbers)} " + "a " * tokens for _ in range(count)]
+                self.encoder.encode_texts(texts, max_length=tokens)
+
+            seconds = self.seconds(run)
+            print(f"| {tokens} | {count} | {seconds / count:.4f} | {seconds / reading:.1f} |")
+
+
+def dataset_size(directory, device, counts):
+    """The cost of an image, and the memory, against the size of the dataset that one call embeds."""
+    files = [str(Path(path).resolve()) for path in draw_pages(directory / "small", 100, (336, 252))]
+    model = JinaV4(JinaV4Config({"checkpoint": DEMO_CHECKPOINT, "device": str(device)}))
+
+    def embed(count):
+        dataset = fo.Dataset()
+        dataset.add_samples([fo.Sample(filepath=files[i % len(files)]) for i in range(count)], progress=False)
+        with PeakMemory(device) as memory:
+            start = time.perf_counter()
+            dataset.compute_embeddings(
+                model, embeddings_field="embedding", batch_size=16, num_workers=2, progress=False
+            )
+            seconds = time.perf_counter() - start
+        dataset.delete()
+        return seconds, memory.bytes
+
+    embed(counts[0])  # warms up
+    print("| images in the dataset | ms an image | peak memory on top of the weights |")
+    print("|---|---|---|")
+    for count in counts:
+        seconds, peak = embed(count)
+        print(f"| {count} | {seconds / count * 1e3:.1f} | {peak / 2**20:.0f} MiB |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""How fast pages are embedded: this engine in each precision, beside the ways in which others run the same weights.
+
+    make speed                                  # all layers on a GPU; on a CPU, 8 of 32 blocks and 4 of 36 layers
+    make speed ARGUMENTS="--quick --device cpu"
+
+The weights are random, of the real model's widths. All ways take the same image files and run in turn, round after
+round, so that a machine that slows down slows them all. "Of the floor" compares with the time that the page's products
+and attention would take at the rate of bare matrix products, measured in the same run.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import torch
+from jina_embeddings_v4.config import JinaV4Config
+from jina_embeddings_v4.jina_v4.checkpoint import read_config
+from jina_embeddings_v4.jina_v4.devices import resolve_device
+from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.jina_v4.images import resize_image
+from jina_embeddings_v4.jina_v4.linear import make_linear
+from jina_embeddings_v4.jina_v4.loading import load_network
+from jina_embeddings_v4.jina_v4.processing import Processor
+from jina_embeddings_v4.zoo import JinaV4
+
+from .full_width import draw_pages, work, write_checkpoint
+from .ways import integration, stock
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    arguments = parser.parse_args()
+
+    device, blocks, layers = layers_of(arguments)
+    directory = Path(arguments.directory)
+    checkpoint = directory / f"checkpoint-{blocks}-{layers}"
+    write_checkpoint(checkpoint, blocks, layers, device)
+    pages = draw_pages(directory / "pages", 64 if device.type == "cuda" else 2)
+    print(f"{describe_machine(device)}; {blocks} of 32 vision blocks, {layers} of 36 layers, random weights")
+
+    rows = measure(checkpoint, pages, device, rounds=1 if arguments.quick else 3)
+    print_table(rows)
+
+
+def add_arguments(parser):
+    """Adds the arguments that decide what is measured and where."""
+    parser.add_argument("--quick", action="store_true", help="measure each figure once")
+    parser.add_argument("--device", help="where to run, by default the first GPU, or the CPU")
+    parser.add_argument("--blocks", type=int, help="the number of vision blocks")
+    parser.add_argument("--layers", type=int, help="the number of layers of the language model")
+    parser.add_argument("--directory", default="build/benchmark", help="where the checkpoint and the pages are kept")
+
+
+def layers_of(arguments):
+    """Decides where to run, and how many blocks and layers the machine has time for."""
+    device = resolve_device(arguments.device)
+    on_gpu = device.type == "cuda"
+    return device, arguments.blocks or (32 if on_gpu else 8), arguments.layers or (36 if on_gpu else 4)
+
+
+def measure(checkpoint, pages, device, rounds):
+    """Measures all ways.
+
+    Returns:
+        a list of dicts, one a way
+    """
+    on_gpu = device.type == "cuda"
+    processor = Processor(checkpoint)
+    exact = load_network(checkpoint, device, torch.float32)
+    few = pages[: 4 if on_gpu else 1]
+    ways = {
+        "as the integration runs it": (torch.bfloat16, lambda: integration(exact, processor, few)),
+        "stock transformers, float32": (torch.float32, lambda: stock(exact, processor, few)),
+    }
+    if on_gpu:
+        halved = load_network(checkpoint, device, torch.bfloat16)
+        ways["stock transformers, bfloat16"] = torch.bfloat16, lambda: stock(halved, processor, pages[:16])
+    for precision in ("float32", "bfloat16") if on_gpu else ("float32", "bfloat16", "int8"):
+        encoder = Encoder.from_checkpoint(checkpoint, device=device, precision=precision)
+        ways[f"this engine, {precision}"] = encoder.dtype, lambda encoder=encoder: engine(encoder, pages)
+        dataset = DatasetWay(checkpoint, pages * (4 if on_gpu else 1), device, precision)
+        ways[f"this engine by compute_embeddings, {precision}"] = encoder.dtype, dataset
+
+    reference = np.concatenate([stock(exact, processor, [page])[0].float().numpy() for page in pages[:2]])
+    config = read_config(checkpoint)
+    tokens = len(processor.image_tokens(resize_image(pages[0], processor.image_settings)))
+    products, attention = work(config, tokens - 11, tokens)
+    operations = attention + sum(2 * np.prod(size, dtype=float) * count for size, count in products.items())
+
+    rows = {name: {"way": name, "seconds": [], "rates": []} for name in ways}
+    # A CPU runs as fast the first time.
+    if on_gpu:
+        for _, run in ways.values():
+            run()
+    for _ in range(rounds):
+        for name, (dtype, run) in ways.items():
+            rows[name]["rates"].append(product_rate(products, device, dtype))
+            with PeakMemory(device) as memory:
+                start = time.perf_counter()
+                vectors = run()[0]
+                rows[name]["seconds"].append((time.perf_counter() - start) / len(vectors))
+            found, expected = np.asarray(vectors)[: len(reference)], reference[: len(vectors)]
+            rows[name]["memory"] = memory.bytes
+            rows[name]["cosine"] = float((found * expected).sum(axis=1).min())
+            rows[name]["difference"] = float(np.abs(found - expected).max())
+
+    slowest = statistics.median(rows["as the integration runs it"]["seconds"])
+    for row in rows.values():
+        seconds = statistics.median(row["seconds"])
+        row |= {
+            "seconds": seconds,
+            "ratio": slowest / seconds,
+            "floor": operations / statistics.median(row["rates"]) / seconds,
+        }
+    return list(rows.values())
+
+
+def engine(encoder, pages):
+    """Encodes image files by this engine."""
+    embeddings = encoder.encode_images(pages)
+    return embeddings.single, embeddings.multi
+
+
+class DatasetWay:
+    """Embeds a FiftyOne dataset of image files into a field, by the zoo model of the same weights."""
+
+    def __init__(self, checkpoint, pages, device, precision):
+        config = {"checkpoint": str(checkpoint), "device": str(device), "precision": precision}
+        self._model = JinaV4(JinaV4Config(config))
+        self._dataset = fo.Dataset()
+        self._dataset.add_samples([fo.Sample(filepath=str(Path(page).resolve())) for page in pages], progress=False)
+        self._workers = 4 if device.type == "cuda" else 0
+
+    def __call__(self):
+        self._dataset.compute_embeddings(
+            self._model, embeddings_field="embedding", batch_size=16, num_workers=self._workers, progress=False
+        )
+        return self._dataset.values("embedding"), None
+
+
+def product_rate(products, device, dtype):
+    """Measures the rate of a page's matrix products, alone.
+
+    Returns:
+        floating-point operations per second
+    """
+    total, seconds = 0.0, 0.0
+    repeat = 20 if device.type == "cuda" else 1
+    for (rows, inputs, outputs), count in products.items():
+        product, left = _product(rows, inputs, outputs, device, dtype)
+        product(left)
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeat):
+            product(left)
+        synchronize(device)
+        seconds += (time.perf_counter() - start) / repeat * count
+        total += 2.0 * rows * inputs * outputs * count
+    return total / seconds
+
+
+def _product(rows, inputs, outputs, device, dtype):
+    """Makes a function that multiplies by a matrix in the fastest way known here, and its argument."""
+    left, weight = (torch.randn(n, inputs, device=device).to(dtype) for n in (rows, outputs))
+    if dtype != torch.int8:
+        return make_linear(weight), left
+
+    weight = weight.T.contiguous()
+    return lambda left: torch._int_mm(left, weight), left
+
+
+class PeakMemory:
+    """Measures how much memory a block of code takes on top of what is in use when it begins."""
+
+    def __init__(self, device):
+        self._device = device
+
+    def __enter__(self):
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux alone counts peaks anew
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_):
+        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _status("VmHWM")
+        self.bytes = peak - self._before
+
+
+def _status(name):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status lacks {name}")
+
+
+def synchronize(device):
+    """Waits until a GPU has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe_machine(device):
+    """Names the machine that figures are from."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = names[0].split(":")[1].strip() if names else platform.processor()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def print_table(rows):
+    """Prints the rows as a Markdown table."""
+    print("\n| way | s a page | pages/s | times the integration's | of the floor | peak memory | cosine | difference |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['way']} | {row['seconds']:.3f} | {1 / row['seconds']:.2f} | {row['ratio']:.1f} | "
+            f"{row['floor']:.0%} | {row['memory'] / 2**30:.2f} GiB | {row['cosine']:.6f} | {row['difference']:.1e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
