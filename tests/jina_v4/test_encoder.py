@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jina_embeddings_v4 import DEMO_CHECKPOINT
 from jina_embeddings_v4.jina_v4.encoder import plan_batches
 from PIL import Image
 
@@ -196,6 +197,21 @@ def test_half_precision_stays_close(encoder, checkpoint, golden_images, precisio
         assert rounded.single.dtype == np.float32
         assert np.abs(exact.single - rounded.single).max() < tolerance
         assert (exact.single * rounded.single).sum(axis=1).min() > 0.999
+
+
+def test_eight_bits_stay_close(golden_images):
+    from jina_embeddings_v4.jina_v4.encoder import Encoder
+
+    exact, rounded = (Encoder(DEMO_CHECKPOINT, device="cpu", precision=name) for name in ("float32", "int8"))
+    images = [golden_images[name] for name in ("rgb_112x112", "rgb_56x84", "tall_30x900")]
+    for task in exact.tasks:
+        for one, other in (
+            (exact.encode_images(images, task=task), rounded.encode_images(images, task=task)),
+            (exact.encode_texts(TEXTS.values(), task=task), rounded.encode_texts(TEXTS.values(), task=task)),
+        ):
+            assert (one.single * other.single).sum(axis=1).min() > 0.998
+            rows = zip(one.multi, other.multi, strict=True)
+            assert np.mean(np.concatenate([(a * b).sum(axis=1) for a, b in rows])) > 0.999
 
 
 def test_batches_hold_each_input_once_and_keep_to_the_budget():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4.jina_v4.checkpoint import ADAPTER_FILES, WEIGHT_INDEX, CheckpointError
-from jina_embeddings_v4.jina_v4.devices import resolve_device, resolve_dtype
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from safetensors.torch import load_file, save_file
 
@@ -283,23 +282,3 @@ def test_the_weights_go_when_the_last_instance_goes(copy):
 def test_the_precision_is_that_of_every_weight(copy):
     for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         assert {weight.dtype for weight in load(copy, precision=precision).backbone.parameters()} == {dtype}
-
-
-def test_devices():
-    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
-    assert resolve_device(None).type == ("cuda" if torch.cuda.is_available() else resolve_device(None).type)
-
-    for device in ("gpu", "", "cuda:x", "meta", "xpu"):
-        with pytest.raises(ValueError, match=f"device='{device}' is not allowed: expected .*'cuda'.*'mps'.*'cpu'"):
-            resolve_device(device)
-    with pytest.raises(ValueError, match="device='cuda:99' is not there: "):
-        resolve_device("cuda:99")
-
-
-def test_precisions():
-    cpu = torch.device("cpu")
-    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu) == torch.float32
-    assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
-    for precision in ("fp16", "half", None, torch.float32):
-        with pytest.raises(ValueError, match="precision=.* expected one of 'auto', 'float32', 'bfloat16', 'float16'"):
-            resolve_dtype(precision, cpu)
