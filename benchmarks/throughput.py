@@ -32,35 +32,32 @@ from .ways import integration, stock
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-
-    device, blocks, layers = layers_of(arguments)
-    directory = Path(arguments.directory)
-    checkpoint = directory / f"checkpoint-{blocks}-{layers}"
-    write_checkpoint(checkpoint, blocks, layers, device)
-    pages = draw_pages(directory / "pages", 64 if device.type == "cuda" else 2)
-    print(f"{describe_machine(device)}; {blocks} of 32 vision blocks, {layers} of 36 layers, random weights")
-
-    rows = measure(checkpoint, pages, device, rounds=1 if arguments.quick else 3)
-    print_table(rows)
+    arguments, device, checkpoint = prepare(__doc__)
+    pages = draw_pages(arguments.directory / "pages", 64 if device.type == "cuda" else 2)
+    print_table(measure(checkpoint, pages, device, rounds=1 if arguments.quick else 3))
 
 
-def add_arguments(parser):
-    """Adds the arguments that decide what is measured and where."""
+def prepare(description):
+    """Reads the command's arguments, writes the checkpoint that they tell of, and names the machine.
+
+    Returns:
+        the arguments, the :class:`torch.device` and the checkpoint's directory
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="measure each figure once")
     parser.add_argument("--device", help="where to run, by default the first GPU, or the CPU")
     parser.add_argument("--blocks", type=int, help="the number of vision blocks")
     parser.add_argument("--layers", type=int, help="the number of layers of the language model")
-    parser.add_argument("--directory", default="build/benchmark", help="where the checkpoint and the pages are kept")
+    parser.add_argument("--directory", default="build/benchmark", type=Path, help="where checkpoint and pages are kept")
+    arguments = parser.parse_args()
 
-
-def layers_of(arguments):
-    """Decides where to run, and how many blocks and layers the machine has time for."""
     device = resolve_device(arguments.device)
     on_gpu = device.type == "cuda"
-    return device, arguments.blocks or (32 if on_gpu else 8), arguments.layers or (36 if on_gpu else 4)
+    blocks, layers = arguments.blocks or (32 if on_gpu else 8), arguments.layers or (36 if on_gpu else 4)
+    checkpoint = arguments.directory / f"checkpoint-{blocks}-{layers}"
+    write_checkpoint(checkpoint, blocks, layers, device)
+    print(f"{describe_machine(device)}; {blocks} of 32 vision blocks, {layers} of 36 layers, random weights\n")
+    return arguments, device, checkpoint
 
 
 def measure(checkpoint, pages, device, rounds):
@@ -219,7 +216,7 @@ def describe_machine(device):
 
 def print_table(rows):
     """Prints the rows as a Markdown table."""
-    print("\n| way | s a page | pages/s | times the integration's | of the floor | peak memory | cosine | difference |")
+    print("| way | s a page | pages/s | times the integration's | of the floor | peak memory | cosine | difference |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
