@@ -18,8 +18,6 @@ from .vision import VisionTower
 # About 20 full pages on a GPU. On a CPU, more than these win nothing.
 _TOKEN_BUDGETS = {"cuda": 16384, "mps": 4096, "cpu": 2048}
 
-_NORMS = ("norm", "norm1", "norm2", "ln_q", "input_layernorm", "post_attention_layernorm")
-
 
 class Towers(nn.Module):
     """What the adapters were trained on. Its two names are part of every adapter tensor's name."""
@@ -59,9 +57,11 @@ class Backbone(nn.Module):
 
     def _widen_the_rest(self):
         """Brings what is not rounded to float32: all but the layers, and the embeddings, of which few are looked up."""
+        from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
+
         self.towers.multi_vector_projector.float()
-        for name, module in self.towers.model.named_modules():
-            if name.rpartition(".")[2] in _NORMS:
+        for module in self.towers.model.modules():
+            if isinstance(module, Qwen2_5_VLRMSNorm):
                 module.float()
 
     @property

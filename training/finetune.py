@@ -72,9 +72,7 @@ def finetune(
     pairs, paths = _read_pairs(samples, text_field, negatives_field)
     directory = resolve(checkpoint or REPOSITORY)
     config = read_config(directory)
-    if task not in config["task_names"]:
-        raise ValueError(f"task={task!r} is not allowed: expected one of {', '.join(config['task_names'])}")
-
+    check_choice("task", task, config["task_names"])
     check_choice("precision", precision, ("auto", "float32", "bfloat16"))
     device = resolve_device(device)
     network = load_network(directory, device, resolve_dtype(precision, device))
