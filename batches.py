@@ -4,6 +4,7 @@ A worker loads and resizes images, and ships them as uint8. One that it cannot r
 an exception, because FiftyOne gives up a whole batch for one exception.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import fiftyone.utils.torch as fout
@@ -65,6 +66,55 @@ class ImageLoader(fout.GetItem):
     @property
     def required_keys(self):
         return ["filepath"]
+
+
+def load_images(model, samples, batch_size=None, num_workers=None, skip_failures=True):
+    """Loads and resizes the images of a dataset, in worker processes, in the dataset's order.
+
+    Args:
+        model: the :class:`jina_embeddings_v4.zoo.JinaV4`
+        samples: a dataset or view of images
+        batch_size (None): the number of images that are prepared together, by default 16
+        num_workers (None): the number of worker processes, by default as many as FiftyOne recommends
+        skip_failures (True): whether an image that FiftyOne cannot hand over is left to the model to report
+
+    Returns:
+        an iterable of lists for :meth:`jina_embeddings_v4.zoo.JinaV4.encode_images`, to be used within ``with model``
+    """
+    return torch.utils.data.DataLoader(
+        samples.to_torch(model.build_get_item(), skip_failures=skip_failures),
+        batch_size=batch_size or 16,
+        num_workers=fout.recommend_num_workers(num_workers),
+        collate_fn=model.collate_fn,
+        worker_init_fn=fout.FiftyOneTorchDataset.worker_init,
+    )
+
+
+def load_with_samples(model, samples, fields, batch_size=None, num_workers=None, skip_failures=True, progress=None):
+    """Loads the images of a dataset beside their samples, in which fields can be set.
+
+    Args:
+        model: the :class:`jina_embeddings_v4.zoo.JinaV4`
+        samples: a dataset or view of images
+        fields: the names of the fields to set. They need not exist
+        batch_size (None): see :func:`load_images`
+        num_workers (None): see :func:`load_images`
+        skip_failures (True): see :func:`load_images`
+        progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+
+    Yields:
+        tuples of a list of images and an iterator over their samples, which saves each sample when the next is asked
+        for
+    """
+    schema = samples.get_field_schema()
+    existing = [field for field in fields if field in schema]
+    saving = samples.select_fields(existing).iter_samples(autosave=True, progress=progress)
+    with model:
+        for images in load_images(model, samples, batch_size, num_workers, skip_failures):
+            yield images, itertools.islice(saving, len(images))
+
+        # Saves the last.
+        next(saving, None)
 
 
 class PatchTransform:

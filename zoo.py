@@ -25,6 +25,8 @@ from .jina_v4.encoder import Encoder
 from .jina_v4.images import ImageError, is_one_image
 from .jina_v4.pooling import pool_multi_vectors
 from .jina_v4.scoring import ClassTokens, class_logits, maxsim
+from .late_interaction.heatmaps import write_heatmaps
+from .late_interaction.similarity import register_backend
 from .task_embeddings import compute_task_embeddings
 
 # The module whose running functions say what the call being served was asked to do.
@@ -38,6 +40,9 @@ _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BATCH = 64
 
 logger = logging.getLogger(__name__)
+
+# Once the model is loaded, which compute_similarity() does before it looks for the backend.
+register_backend()
 
 
 class JinaV4(fout.TorchImageModel, fom.PromptMixin):
@@ -223,7 +228,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         Raises:
             jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
         """
-        images, embeddings = self._encode_images(_as_list(images))
+        images, embeddings = self.encode_images(_as_list(images))
         vectors = self._vectors(embeddings)
         self._last_embeddings = vectors
         if len(vectors) == len(images):
@@ -250,6 +255,22 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         compute_task_embeddings(self, samples, fields, **kwargs)
 
+    def heatmaps(self, samples, query, label_field="heatmap", **kwargs):
+        """Writes where on each image a text query is met, as :class:`fiftyone.core.labels.Heatmap` labels.
+
+        See :func:`jina_embeddings_v4.late_interaction.heatmaps.write_heatmaps`.
+
+        Args:
+            samples: a dataset or view of images
+            query: a string
+            label_field ("heatmap"): the field to write
+            **kwargs: the function's other arguments
+
+        Returns:
+            the list of the names of the fields
+        """
+        return write_heatmaps(self, samples, query, label_field, **kwargs)
+
     def embed_for_tasks(self, images, tasks, skip_failures=False):
         """Embeds images for several tasks.
 
@@ -262,7 +283,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             a tuple of the images, those that failed replaced by :class:`jina_embeddings_v4.batches.FailedImage`, and
             the dict of the others' embeddings by task, float32 arrays ``(images, dim)``
         """
-        images, embeddings = self._encode_images(_as_list(images), tasks, skip_failures)
+        images, embeddings = self.encode_images(_as_list(images), tasks, skip_failures)
         return images, {task: self._vectors(of_task) for task, of_task in embeddings.items()}
 
     def embed_prompt(self, prompt):
@@ -285,7 +306,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         Returns:
             a float32 array ``(prompts, dim)``, rows of length 1, comparable with :meth:`embed_images`
         """
-        return self._vectors(self._encode_texts(prompts, self.query_prompt_name))
+        return self._vectors(self.encode_prompts(prompts))
 
     def embed_passages(self, texts):
         """Embeds texts that are documents to be searched, with the prefix :attr:`passage_prompt_name`.
@@ -311,12 +332,18 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return self._last_embeddings
 
-    def _encode_images(self, images, tasks=None, skip_failures=None):
-        """Loads and encodes images.
+    def encode_images(self, images, tasks=None, skip_failures=None):
+        """Loads and encodes images, both vectors of each.
+
+        Args:
+            images: a list of images, see :meth:`embed`
+            tasks (None): a list of tasks, by default the model's own
+            skip_failures (None): whether to warn of an image that cannot be read, in place of raising an error; by
+                default what the running FiftyOne call was asked to do
 
         Returns:
-            a tuple of the images, each that failed replaced by a :class:`FailedImage`, and the
-            :class:`jina_v4.encoder.Embeddings` of the others, or a dict of them by task
+            a tuple of the images, each that failed replaced by a :class:`jina_embeddings_v4.batches.FailedImage`, and
+            the :class:`jina_v4.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
         self._leave_cache()
         settings = self.encoder.processor.image_settings
@@ -353,6 +380,17 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return image
 
+    def encode_prompts(self, prompts):
+        """Encodes text queries, with the prefix :attr:`query_prompt_name`, both vectors of each.
+
+        Args:
+            prompts: a list of strings
+
+        Returns:
+            :class:`jina_v4.encoder.Embeddings`
+        """
+        return self._encode_texts(prompts, self.query_prompt_name)
+
     def _encode_texts(self, texts, prompt_name):
         self._leave_cache()
         return self.encoder.encode_texts(texts, prompt_name=prompt_name, truncate_dim=self.truncate_dim)
@@ -372,7 +410,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def _predict_all(self, images):
         self._require_classes()
-        images, embeddings = self._encode_images(_as_list(images))
+        images, embeddings = self.encode_images(_as_list(images))
         self._last_embeddings = self._pool(embeddings)
         if not len(embeddings):
             return [None] * len(images)

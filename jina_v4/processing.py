@@ -29,12 +29,14 @@ class Tokens:
         ids: an int64 tensor ``(length,)``
         positions: an int64 tensor ``(3, length)``: time, height, width
         pooled: the slice of the tokens whose mean is the single vector
+        own: the slice of the tokens of the text or image itself, without the prefix or prompt that it is put into
         image (None): the :class:`ResizedImage` whose visual tokens these are, for an image
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     pooled: slice
+    own: slice
     image: ResizedImage | None = None
 
     def __len__(self):
@@ -61,6 +63,8 @@ class Processor:
         self._visual_token = self.ids("<|image_pad|>")
         if len(self._visual_token) != 1:
             raise CheckpointError(f"The tokenizer in {directory} does not know <|image_pad|>: it is not Qwen2.5-VL's")
+
+        self._prefix_lengths = {prefix: len(self.ids(prefix)) for prefix in ("Query:", "Passage:")}
 
     def ids(self, text, **options):
         """Returns the ids of a text's tokens, as it stands, without a prefix: an int64 tensor ``(length,)``."""
@@ -90,9 +94,31 @@ class Processor:
             check_integer("max_length", max_length, 1, MAX_LENGTH)
 
         is_passage = prompt_name == "passage" and task != "text-matching"
-        prefixed = f"{'Passage' if is_passage else 'Query'}: {text}"
-        ids = self.ids(prefixed, truncation=True, max_length=max_length or MAX_LENGTH)
-        return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)))
+        prefix = "Passage:" if is_passage else "Query:"
+        ids = self.ids(f"{prefix} {text}", truncation=True, max_length=max_length or MAX_LENGTH)
+        own = slice(min(self._prefix_lengths[prefix], len(ids)), len(ids))
+        return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)), own)
+
+    def token_texts(self, tokens):
+        """Returns what each of a text's own tokens says, a list of strings.
+
+        A character that is spelled in several tokens is told by none of them: each has a replacement character.
+
+        Args:
+            tokens: the text's :class:`Tokens`
+        """
+        return [self._tokenizer.decode([token]) for token in tokens.ids[tokens.own].tolist()]
+
+    def grid(self, image):
+        """Returns how an image's visual tokens lie on it, as a ``(rows, columns)`` tuple.
+
+        They are in the order of reading: the first row from left to right, then the next.
+
+        Args:
+            image: a :class:`ResizedImage`
+        """
+        height, width = image.pixels.shape[-2:]
+        return height // self.image_settings.token_size, width // self.image_settings.token_size
 
     def image_tokens(self, image):
         """Lays an image's visual tokens into the model's image prompt.
@@ -103,7 +129,7 @@ class Processor:
         Returns:
             the image's :class:`Tokens`. The single vector pools the visual tokens and the two that enclose them
         """
-        rows, columns = (side // self.image_settings.token_size for side in image.pixels.shape[-2:])
+        rows, columns = self.grid(image)
         before, after = self._before_image, self._after_image
         ids = torch.cat([before, self._visual_token.expand(rows * columns), after])
 
@@ -124,4 +150,5 @@ class Processor:
             ],
             dim=1,
         )
-        return Tokens(ids, positions, slice(start - 1, start + rows * columns + 1), image)
+        own = slice(start, start + rows * columns)
+        return Tokens(ids, positions, slice(own.start - 1, own.stop + 1), own, image)

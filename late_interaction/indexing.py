@@ -1,0 +1,141 @@
+"""A dataset -> the embeddings of its images or patches, a batch at a time, in one pass."""
+
+import operator
+
+import fiftyone.core.labels as fol
+import fiftyone.core.utils as fou
+import fiftyone.utils.torch as fout
+import numpy as np
+import torch
+
+from ..batches import FailedImage, load_images
+from ..jina_v4.encoder import Embeddings
+from .token_pooling import pool_tokens
+
+# Samples that are selected at a time. A query of MongoDB has its limit, 16 MB.
+_SELECTED_AT_ONCE = 100_000
+
+
+def embed_missing(
+    model,
+    samples,
+    missing,
+    patches_field=None,
+    pool_factor=1,
+    batch_size=None,
+    num_workers=None,
+    skip_failures=True,
+    force_square=False,
+    alpha=None,
+    progress=None,
+):
+    """Embeds those images, or patches, of a dataset that an index lacks.
+
+    Args:
+        model: the :class:`jina_embeddings_v4.zoo.JinaV4`
+        samples: a dataset or view of images
+        missing: a function that takes a list of ids, of samples or of patches, and returns those to embed
+        patches_field (None): the label field whose patches to embed, in place of images
+        pool_factor (1): see :func:`late_interaction.token_pooling.pool_tokens`
+        batch_size (None): the number of images that are prepared together, by default 16. Of patches, the least
+        num_workers (None): the number of worker processes that load images
+        skip_failures (True): whether to warn of an image that cannot be read, in place of raising an error
+        force_square (False): whether to widen patches to squares
+        alpha (None): by what share to widen patches
+        progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+
+    Yields:
+        tuples of :class:`jina_v4.encoder.Embeddings`, a list of the sample ids, and a list of the patches' ids or
+        ``None``
+    """
+    if patches_field is None:
+        ids = missing(samples.values("id"))
+        batches = _images(model, samples, ids, batch_size, num_workers, skip_failures)
+    else:
+        sample_ids, label_ids = _patch_ids(samples, patches_field)
+        ids = missing([one for of_sample in label_ids for one in of_sample])
+        wanted = set(ids)
+        sample_ids = [
+            one for one, of_sample in zip(sample_ids, label_ids, strict=True) if not wanted.isdisjoint(of_sample)
+        ]
+        views = _patch_views(samples, patches_field, sample_ids, ids)
+        batches = _patches(model, views, patches_field, batch_size, num_workers, skip_failures, force_square, alpha)
+
+    with model, fou.ProgressBar(total=len(ids), progress=progress) as bar:
+        for images, sample_ids, label_ids in batches:
+            failed, embeddings = model.encode_images(images, skip_failures=skip_failures)
+            good = [i for i, image in enumerate(failed) if not isinstance(image, FailedImage)]
+            if good:
+                embeddings = Embeddings(
+                    embeddings.single, [pool_tokens(multi, pool_factor) for multi in embeddings.multi]
+                )
+                yield (
+                    embeddings,
+                    [sample_ids[i] for i in good],
+                    None if label_ids is None else [label_ids[i] for i in good],
+                )
+            bar.update(len(images))
+
+
+def _images(model, samples, ids, batch_size, num_workers, skip_failures):
+    for view in _selected(samples, ids):
+        of_view = iter(view.values("id"))
+        for images in load_images(model, view, batch_size, num_workers, skip_failures):
+            yield images, [next(of_view) for _ in images], None
+
+
+def _patches(model, views, patches_field, batch_size, num_workers, skip_failures, force_square, alpha):
+    images, of_samples, of_labels = [], [], []
+    for view in views:
+        loader = torch.utils.data.DataLoader(
+            fout.TorchImagePatchesDataset(
+                samples=view,
+                patches_field=patches_field,
+                transform=model.transforms,
+                force_rgb=True,
+                force_square=force_square,
+                alpha=alpha,
+                skip_failures=True,
+            ),
+            batch_size=1,
+            num_workers=fout.recommend_num_workers(num_workers),
+            # A worker that is spawned can import it.
+            collate_fn=operator.itemgetter(0),
+        )
+        for patches, sample_id, label_ids in zip(loader, *_patch_ids(view, patches_field), strict=True):
+            if isinstance(patches, Exception):
+                patches = [FailedImage(f"the patches of sample {sample_id}: {patches}")] * len(label_ids)
+            images += patches or []
+            of_samples += [sample_id] * len(label_ids)
+            of_labels += label_ids
+            if len(images) >= (batch_size or 16):
+                yield images, of_samples, of_labels
+                images, of_samples, of_labels = [], [], []
+    if images:
+        yield images, of_samples, of_labels
+
+
+def _patch_views(samples, patches_field, sample_ids, label_ids):
+    """Views of the patches to embed, and of no others."""
+    if samples._is_patches:
+        yield from _selected(samples, label_ids)
+    else:
+        wanted = np.array(label_ids)
+        for view in _selected(samples, sample_ids):
+            here = [one for of_sample in _patch_ids(view, patches_field)[1] for one in of_sample]
+            yield view.select_labels(ids=np.intersect1d(here, wanted).tolist(), fields=patches_field)
+
+
+def _selected(samples, ids):
+    for start in range(0, len(ids), _SELECTED_AT_ONCE):
+        yield samples.select(ids[start : start + _SELECTED_AT_ONCE])
+
+
+def _patch_ids(samples, patches_field):
+    """The ids of samples, and for each the list of the ids of its patches."""
+    label_type, path = samples._get_label_field_path(patches_field, "id")
+    sample_ids, label_ids = samples.values(["sample_id" if samples._is_patches else "id", path])
+    if issubclass(label_type, fol._HasLabelList):
+        return sample_ids, [of_sample or [] for of_sample in label_ids]
+
+    return sample_ids, [[] if one is None else [one] for one in label_ids]

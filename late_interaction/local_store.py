@@ -1,0 +1,435 @@
+"""The vectors of an index in a folder: flat files, mapped into memory, and a SQLite table of what is where in them.
+
+Multi-vectors are long, 780 rows a full page, and a search reads those of a thousand pages at once. Mapped flat files
+are read where the system caches them, with no copy but the conversion to float32, a few pages at a time, in the
+processor's cache: this is what makes a search several times faster than by way of a database of vectors, see
+``benchmarks/search.py``.
+
+The contract that keeps a killed process from harming an index:
+
+- vectors are only appended, and are on the disk before the row that tells of them is committed;
+- a file is deleted once no row speaks of it, and its number does not come again;
+- one process writes at a time, the one that holds SQLite's lock.
+
+So whoever reads finds all that is committed, and what a killed process left behind it is room, never a page.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..jina_v4.encoder import Embeddings
+
+DTYPES = ("float16", "int8")
+
+# How a row of a multi-vector lies in its file. Each row of int8 has its own scale, the largest of its values / 127.
+_ROWS = {
+    "float16": lambda dim: np.dtype((np.float16, dim)),
+    "int8": lambda dim: np.dtype([("scale", np.float16), ("values", np.int8, dim)]),
+}
+
+# The pages of one pair of files. Of full pages, the larger has 800 MB.
+_PAGES_PER_SEGMENT = 4096
+
+# Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
+_SIMILARITIES_AT_ONCE = 2**22
+_TOKENS_AT_ONCE = 6144
+_SINGLES_AT_ONCE = 1024
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pages (
+    id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, start INTEGER, tokens INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pages_by_segment ON pages (segment);
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class _Catalog:
+    """The pages of the index at one revision, in the order in which their vectors lie."""
+
+    revision: int
+    ids: np.ndarray
+    sample_ids: np.ndarray
+    places: np.ndarray  # int64 (pages, 4): segment, page, start, tokens
+
+    @functools.cached_property
+    def _order(self):
+        return np.argsort(self.ids)
+
+    def rows(self, ids):
+        """Returns the row of each id, -1 for those that are not there."""
+        if not len(self.ids) or not len(ids):
+            return np.full(len(ids), -1)
+
+        at = np.searchsorted(self.ids, ids, sorter=self._order)
+        found = self._order[np.minimum(at, len(self.ids) - 1)]
+        return np.where(self.ids[found] == np.asarray(ids), found, -1)
+
+
+class LocalStore:
+    """A store in a folder.
+
+    Args:
+        folder: the folder, which is made when the first page is added
+        dtype ("float16"): ``"float16"``, or ``"int8"`` for multi-vectors of half the size
+    """
+
+    can_reverse = True
+
+    def __init__(self, folder, dtype="float16"):
+        self.folder = Path(folder)
+        self.dtype = dtype
+        self._cached = None
+        self._maps = {}
+
+    def size(self):
+        """Returns the number of pages."""
+        return len(self._catalog().ids)
+
+    def dims(self):
+        """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
+        with self._reading() as database:
+            state = _state(database)
+        return state.get("single_dim"), state.get("multi_dim")
+
+    def ids(self):
+        """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
+        catalog = self._catalog()
+        return catalog.ids, catalog.sample_ids
+
+    def missing(self, ids):
+        """Returns those of the ids that are not in the index, a list."""
+        return [one for one, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
+
+    def add(self, ids, sample_ids, embeddings):
+        """Adds pages. One that is there already is replaced.
+
+        Args:
+            ids: a list of the pages' ids
+            sample_ids: a list of the ids of the samples that they are in
+            embeddings: their :class:`jina_v4.encoder.Embeddings`
+
+        Raises:
+            ValueError: if the vectors have other dimensions than those in the index
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._writing() as database:
+            dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
+            state = {"segment": 0, "revision": 0} | dims | _state(database)
+            _check_dims({name: state[name] for name in dims}, dims)
+
+            for start in range(0, len(ids), _PAGES_PER_SEGMENT):
+                part = slice(start, start + _PAGES_PER_SEGMENT)
+                if self._pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
+                    state["segment"] += 1
+                places = self._append(state["segment"], embeddings.single[part], embeddings.multi[part])
+                rows = [
+                    (one, sample_id, *place)
+                    for one, sample_id, place in zip(ids[part], sample_ids[part], places, strict=True)
+                ]
+                database.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+            _set_state(database, state)
+
+    def remove(self, ids):
+        """Removes pages. Ids that are not there are ignored."""
+        if not self._database.exists():
+            return
+
+        with self._writing() as database:
+            database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in ids])
+            _set_state(database, _state(database))
+
+        self._reclaim()
+
+    def single(self, ids):
+        """Reads the single vectors of pages that are in the index.
+
+        Args:
+            ids: a list of ids
+
+        Returns:
+            a tuple of a float32 array ``(pages, dim)`` and a list of the ids of the samples that the pages are in
+        """
+        catalog, dim = self._catalog(), self.dims()[0]
+        found = catalog.rows(ids)
+        vectors = np.empty((len(ids), dim or 0), np.float32)
+        for row, (segment, page, _, _) in zip(vectors, catalog.places[found], strict=True):
+            row[:] = self._singles(segment, dim)[page]
+        return vectors, catalog.sample_ids[found].tolist()
+
+    def multi(self, ids):
+        """Reads the multi-vectors of pages that are in the index.
+
+        Args:
+            ids: a list of ids
+
+        Returns:
+            a list of float32 arrays ``(tokens_i, 128)``, as close to those that were added as the dtype allows
+        """
+        catalog, dim = self._catalog(), self.dims()[1]
+        vectors = []
+        for segment, _, start, tokens in catalog.places[catalog.rows(ids)]:
+            vectors.append(np.empty((tokens, dim), np.float32))
+            _to_float(self._tokens(segment, dim)[start : start + tokens], torch.from_numpy(vectors[-1]))
+        return vectors
+
+    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+        """Ranks pages.
+
+        Args:
+            query: a :class:`late_interaction.query.Query`
+            k (None): the number of pages to return, ``None`` for all
+            candidates (None): the number of pages, at least ``k``, that single vectors choose for late interaction.
+                ``None``: late interaction with all
+            ids (None): the ids of the pages to search in, ``None`` for all
+            reverse (False): whether to return the least similar pages. Then none are chosen by single vectors
+
+        Returns:
+            a tuple of the ids, the sample ids and the scores, best first
+        """
+        catalog = self._catalog()
+        rows = np.arange(len(catalog.ids))
+        if ids is not None:
+            rows = catalog.rows(ids)
+            rows = np.sort(rows[rows >= 0])
+
+        k = len(rows) if k is None else k
+        if query.multi is None:
+            scores = self._single_scores(query.single, catalog.places[rows])
+        else:
+            if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
+                scores = self._single_scores(query.single, catalog.places[rows])
+                # In the order of the files, which are read from one end to the other.
+                rows = rows[np.sort(np.argpartition(-scores, max(candidates, k) - 1)[: max(candidates, k)])]
+            scores = self._maxsim(query.multi, catalog.places[rows])
+
+        best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
+        return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
+
+    def drop(self):
+        """Deletes the folder."""
+        self._maps, self._cached = {}, None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    #
+    # Scores
+    #
+
+    def _single_scores(self, query, places):
+        """The products of a vector with the single vectors of pages: a float32 array ``(pages,)``."""
+        query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+        scores = torch.empty(len(places))
+        floats = torch.empty(_SINGLES_AT_ONCE, len(query))
+        halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
+        for segment, start, stop in _runs(places[:, 0]):
+            singles = _tensor(self._singles(segment, len(query)))
+            for at in range(start, stop, _SINGLES_AT_ONCE):
+                pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
+                chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
+                torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
+        return scores.numpy()
+
+    def _maxsim(self, query, places):
+        """The sums, over the query's rows, of the largest product with a row of a page: float32 ``(pages,)``."""
+        query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+        lengths = places[:, 3].tolist()
+        at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(query)))
+        buffer = torch.empty(max([at_once, *lengths]), query.shape[1])
+        scores = []
+        for start, stop in _blocks(lengths, at_once):
+            end = 0
+            for segment, _, first, tokens in places[start:stop]:
+                stored = self._tokens(segment, query.shape[1])[first : first + tokens]
+                _to_float(stored, buffer[end : end + tokens])
+                end += tokens
+            similarities = query @ buffer[:end].T
+            pages = similarities.split(lengths[start:stop], dim=1)
+            scores.append(torch.stack([page.amax(dim=1) for page in pages]).sum(dim=1))
+        return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
+
+    #
+    # Files
+    #
+
+    def _append(self, segment, singles, multi):
+        """Writes vectors to the end of a segment's files.
+
+        Returns:
+            a list of the places: segment, page, start, tokens
+        """
+        page = _append_rows(self._path(segment, "single"), np.asarray(singles, dtype=np.float16))
+        start = _append_rows(self._path(segment, "multi"), _stored(np.concatenate(multi), self.dtype))
+        places = []
+        for i, vectors in enumerate(multi):
+            places.append((segment, page + i, start, len(vectors)))
+            start += len(vectors)
+        return places
+
+    def _path(self, segment, kind):
+        return self.folder / f"{segment:06}.{kind}"
+
+    def _pages_in(self, segment, single_dim):
+        path = self._path(segment, "single")
+        return path.stat().st_size // (2 * single_dim) if path.exists() else 0
+
+    def _singles(self, segment, dim):
+        return self._mapped(segment, "single", np.dtype((np.float16, dim)))
+
+    def _tokens(self, segment, dim):
+        return self._mapped(segment, "multi", _ROWS[self.dtype](dim))
+
+    def _mapped(self, segment, kind, row):
+        key = int(segment), kind
+        if key not in self._maps:
+            path = self._path(segment, kind)
+            # Copy on write, and never written: torch takes no array that is read-only.
+            self._maps[key] = np.memmap(path, row, mode="c", shape=(path.stat().st_size // row.itemsize,))
+        return self._maps[key]
+
+    def _reclaim(self):
+        """Deletes files without pages. Pages of files that are mostly room are moved first."""
+        with self._reading() as database:
+            live = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
+            state = _state(database)
+        for path in sorted(self.folder.glob("*.single")):
+            segment = int(path.stem)
+            pages = self._pages_in(segment, state["single_dim"])
+            if segment == state["segment"] and pages < _PAGES_PER_SEGMENT:
+                continue  # still being filled
+            if 0 < live.get(segment, 0) < pages / 2:
+                with self._reading() as database:
+                    rows = database.execute("SELECT id, sample_id FROM pages WHERE segment = ?", (segment,)).fetchall()
+                ids, sample_ids = map(list, zip(*rows, strict=True))
+                self.add(ids, sample_ids, Embeddings(self.single(ids)[0], self.multi(ids)))
+            if live.get(segment, 0) < pages / 2:
+                for kind in ("single", "multi"):
+                    self._maps.pop((segment, kind), None)
+                    self._path(segment, kind).unlink(missing_ok=True)
+
+    #
+    # The table
+    #
+
+    @property
+    def _database(self):
+        return self.folder / "pages.sqlite"
+
+    def _catalog(self):
+        with self._reading() as database:
+            revision = _state(database).get("revision", 0)
+            if self._cached is None or self._cached.revision != revision:
+                rows = database.execute(
+                    "SELECT id, sample_id, segment, page, start, tokens FROM pages ORDER BY segment, page"
+                ).fetchall()
+                ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
+                places = np.array(places, dtype=np.int64).T.reshape(-1, 4)
+                # The files have grown.
+                self._maps = {}
+                self._cached = _Catalog(revision, np.array(ids, dtype="U"), np.array(sample_ids, dtype="U"), places)
+        return self._cached
+
+    @contextlib.contextmanager
+    def _reading(self):
+        # A connection for each use: the App's server asks from several threads.
+        path = self._database if self._database.exists() else ":memory:"
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+            if path == ":memory:":
+                database.executescript(_SCHEMA)
+            yield database
+
+    @contextlib.contextmanager
+    def _writing(self):
+        with contextlib.closing(sqlite3.connect(self._database, timeout=600, isolation_level=None)) as database:
+            database.executescript(_SCHEMA)
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+
+def _state(database):
+    return dict(database.execute("SELECT name, value FROM state"))
+
+
+def _set_state(database, state):
+    state = state | {"revision": state.get("revision", 0) + 1}
+    database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
+
+
+def _check_dims(there, given):
+    if there != given:
+        raise ValueError(
+            f"The index has single vectors of {there['single_dim']} dimensions and multi-vectors of "
+            f"{there['multi_dim']}, and was given {given['single_dim']} and {given['multi_dim']}: they are another "
+            "model's, or truncated otherwise"
+        )
+
+
+def _append_rows(path, rows):
+    """Appends rows to a file, and returns the number of rows before them."""
+    with open(path, "ab") as file:
+        # What a killed process left may end within a row.
+        behind = -(-file.tell() // rows[0].nbytes)
+        file.truncate(behind * rows[0].nbytes)
+        file.write(rows.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return behind
+
+
+def _stored(vectors, dtype):
+    """Lays rows of float32 out as a file has them."""
+    if dtype == "float16":
+        return vectors.astype(np.float16)
+
+    rows = np.empty(len(vectors), _ROWS[dtype](vectors.shape[1]))
+    rows["scale"] = np.maximum(np.abs(vectors).max(axis=1), 1e-4) / 127
+    # By the scale as it is stored, rounded.
+    scaled = np.rint(vectors / rows["scale"].astype(np.float32)[:, None])
+    rows["values"] = np.clip(scaled, -127, 127)
+    return rows
+
+
+def _to_float(stored, out):
+    """Turns rows as a file has them into float32, in place."""
+    if stored.dtype.names is None:
+        out.copy_(_tensor(stored))
+    else:
+        out.copy_(_tensor(stored["values"])).mul_(_tensor(stored["scale"]).float()[:, None])
+
+
+def _tensor(array):
+    return torch.from_numpy(np.asarray(array))
+
+
+def _runs(values):
+    """Yields the value, the start and the stop of each run of equal values."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        if stop > start:
+            yield values[start], start, stop
+
+
+def _blocks(lengths, at_once):
+    """Yields the start and the stop of runs of pages of about as many tokens, at least one page each."""
+    start, tokens = 0, 0
+    for i, length in enumerate(lengths):
+        if tokens and tokens + length > at_once:
+            yield start, i
+            start, tokens = i, 0
+        tokens += length
+    if lengths:
+        yield start, len(lengths)

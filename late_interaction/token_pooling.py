@@ -1,0 +1,25 @@
+"""Fewer rows a page: tokens that say the same are averaged (hierarchical token pooling, arXiv 2409.14683)."""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+
+def pool_tokens(multi_vector, factor):
+    """Clusters a page's tokens by Ward's method, and takes the mean of each cluster.
+
+    Args:
+        multi_vector: a float32 array ``(tokens, 128)``, rows of length 1
+        factor: by what the number of rows is divided. 1 keeps them all
+
+    Returns:
+        a float32 array of at most ``(ceil(tokens / factor), 128)``, rows of length 1
+    """
+    clusters = -(-len(multi_vector) // factor)
+    if clusters >= len(multi_vector):
+        return multi_vector
+
+    labels = fcluster(linkage(multi_vector, method="ward"), clusters, criterion="maxclust")
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=0))
+    pooled = np.add.reduceat(multi_vector[order], starts)
+    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
