@@ -1,0 +1,505 @@
+"""A folder of PDFs and images becomes a dataset of pages: all of them, once, whatever is wrong with others."""
+
+import hashlib
+import os
+import shutil
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import fiftyone as fo
+import pytest
+from jina_embeddings_v4.documents import PIXELS, load_documents
+from PIL import Image
+
+A4 = (595, 842)
+PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+
+
+@dataclass
+class Page:
+    """A page of one colour, (red, green, blue) from 0 to 255, with lines of text."""
+
+    text: str = ""
+    color: tuple = (255, 255, 255)
+    size: tuple = A4
+    rotate: int = 0
+    missing: bool = False
+    extra: str = ""
+
+
+def write_pdf(path, pages, password=None, catalog="", objects=()):
+    """Writes a PDF by hand. With a password, even an empty one, it is encrypted."""
+    fixed = [f"/Type/Catalog/Pages 2 0 R{catalog}", "", "/Type/Font/Subtype/Type1/BaseFont/Helvetica", *objects]
+    bodies = dict(enumerate((f"<<{body}>>".encode() for body in fixed), start=1))
+    encrypt, trailer = _encryption(password) if password is not None else (lambda number, data: data, "")
+
+    kids = []
+    for page in pages:
+        number = len(fixed) + 1 + 2 * len(kids)
+        kids.append(f"{number} 0 R")
+        if page.missing:
+            continue
+
+        box, color = "{} {}".format(*page.size), " ".join(str(level / 255) for level in page.color)
+        lines = "".join(f"({line}) Tj T* " for line in page.text.split("\n"))
+        content = f"{color} rg 0 0 {box} re f 0 g BT /F1 12 Tf 14 TL 20 {page.size[1] - 40} Td {lines}ET"
+        content = encrypt(number + 1, content.encode("latin-1"))
+        resources = f"/Contents {number + 1} 0 R/Resources<</Font<</F1 3 0 R>>>>{page.extra}"
+        bodies[number] = f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 {box}]/Rotate {page.rotate}{resources}>>".encode()
+        bodies[number + 1] = b"<</Length %d>>stream\n%s\nendstream" % (len(content), content)
+
+    bodies[2] = f"<</Type/Pages/Kids[{' '.join(kids)}]/Count {len(kids)}>>".encode()
+    data, offsets = b"%PDF-1.4\n", {}
+    for number, body in bodies.items():
+        offsets[number] = len(data)
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+
+    entries = [
+        f"{offsets[n]:010} 00000 n \n" if n in offsets else "0000000000 65535 f \n" for n in range(max(offsets) + 1)
+    ]
+    table = f"xref\n0 {len(entries)}\n{''.join(entries)}trailer<</Size {len(entries)}/Root 1 0 R{trailer}>>"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data + f"{table}\nstartxref\n{len(data)}\n%%EOF".encode())
+
+
+def _encryption(password):
+    """The standard security handler of PDF 1.1: RC4 with 40 bits."""
+    password, identity = (password.encode() + PADDING)[:32], b"0123456789abcdef"
+    owner = _rc4(hashlib.md5(password).digest()[:5], password)
+    key = hashlib.md5(password + owner + struct.pack("<i", -4) + identity).digest()[:5]
+    user = _rc4(key, PADDING).hex()
+    entry = f"<</Filter/Standard/V 1/R 2/P -4/O<{owner.hex()}>/U<{user}>>>"
+
+    def encrypt(number, data):
+        return _rc4(hashlib.md5(key + number.to_bytes(3, "little") + bytes(2)).digest()[:10], data)
+
+    return encrypt, f"/Encrypt{entry}/ID[<{identity.hex()}><{identity.hex()}>]"
+
+
+def _rc4(key, data):
+    state, j = list(range(256)), 0
+    for i in range(256):
+        j = (j + state[i] + key[i % len(key)]) % 256
+        state[i], state[j] = state[j], state[i]
+
+    out, i, j = bytearray(), 0, 0
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + state[i]) % 256
+        state[i], state[j] = state[j], state[i]
+        out.append(byte ^ state[(state[i] + state[j]) % 256])
+
+    return bytes(out)
+
+
+def write_image(path, color=(255, 255, 255), size=(60, 80), **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **kwargs)
+
+
+def cut(path):
+    """Cuts a file in half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def load(folder, tmp_path):
+    """Loads the folder into a dataset that is deleted afterwards."""
+    names = set()
+
+    def load(name="test-documents", folder=folder, pages_dir=tmp_path / "pages", **kwargs):
+        names.add(name)
+        return load_documents(folder, name, pages_dir=pages_dir, **kwargs)
+
+    yield load
+    for name in names:
+        if fo.dataset_exists(name):
+            fo.delete_dataset(name)
+
+
+def pages_of(dataset):
+    return sorted(zip(*dataset.values(["document", "page"]), strict=True))
+
+
+def color_of(sample):
+    """The colour in the middle of a page, in steps that JPEG leaves alone."""
+    with Image.open(sample.filepath) as image:
+        return tuple(
+            round(level / 5) * 5 for level in image.convert("RGB").getpixel((image.width // 2, image.height // 2))
+        )
+
+
+def page_of(dataset, document, page=1):
+    return dataset.match({"document": document, "page": page}).first()
+
+
+def warnings_of(caplog):
+    messages = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    caplog.clear()
+    return messages
+
+
+#
+# What becomes of a document
+#
+
+
+def test_each_page_becomes_a_sample(load, folder):
+    texts = ["Rechnung f\xfcr M\xfcller", "", "It was manip-\nulated.\nTotal: 5"]
+    write_pdf(folder / "letters" / "one.PDF", [Page(text, (i * 50, 100, 200)) for i, text in enumerate(texts)])
+    write_image(folder / "photo.JPG", (250, 0, 0))
+    frames = [Image.new("RGB", (60, 80), (0, i * 50, 0)) for i in range(3)]
+    frames[0].save(folder / "fax.tif", save_all=True, append_images=frames[1:])
+    frames[1].save(folder / "from images.pdf", save_all=True, append_images=frames[2:])
+    (folder / "notes.txt").write_text("neither a PDF nor an image")
+    write_image(folder / ".hidden.png")
+
+    dataset = load()
+    assert pages_of(dataset) == (
+        [("fax.tif", 1), ("fax.tif", 2), ("fax.tif", 3), ("from images.pdf", 1), ("from images.pdf", 2)]
+        + [("letters/one.PDF", 1), ("letters/one.PDF", 2), ("letters/one.PDF", 3), ("photo.JPG", 1)]
+    )
+    assert dataset.persistent and dataset.info["skipped"] == []
+    assert dataset.match({"document": "letters/one.PDF"}).values("pages") == [3, 3, 3]
+
+    found = [page_of(dataset, "letters/one.PDF", page).text for page in (1, 2, 3)]
+    assert found == ["Rechnung f\xfcr M\xfcller", None, "It was manipulated.\nTotal: 5"]
+    assert page_of(dataset, "photo.JPG").text is None
+
+    for page in (1, 2, 3):
+        assert color_of(page_of(dataset, "letters/one.PDF", page)) == ((page - 1) * 50, 100, 200)
+        assert color_of(page_of(dataset, "fax.tif", page)) == (0, (page - 1) * 50, 0)
+    for page in (1, 2):
+        assert color_of(page_of(dataset, "from images.pdf", page)) == (0, page * 50, 0)
+
+    # Browsers, and so the App, show these files.
+    assert page_of(dataset, "photo.JPG").filepath == str(folder / "photo.JPG")
+    assert {Path(path).suffix for path in dataset.values("filepath")} == {".JPG", ".jpg"}
+
+
+def test_the_saved_view_shows_documents_with_their_pages_in_order(load, folder):
+    write_pdf(folder / "long.pdf", [Page(str(page)) for page in range(1, 12)])
+    write_image(folder / "a.png")
+    # As if it had failed before, this page comes last.
+    dataset = load()
+    dataset.delete_samples(dataset.match({"page": 3}))
+    view = load().load_saved_view("documents")
+    assert sorted(view.values("document")) == ["a.png", "long.pdf"]
+    assert view.get_dynamic_group("long.pdf").values("page") == list(range(1, 12))
+    assert {sample.page for sample in view} == {1}
+
+
+def test_documents_of_any_name_keep_apart(load, folder):
+    names = ["a.pdf", "a.png", "a.tif", "x/scan.pdf", "y/scan.pdf", "x/scan.png", "a.pdf.d/a.pdf", "two  spaces .pdf"]
+    names += ["100%#1?.pdf", 'it\'s "quoted".pdf', "\u6587\u66f8.pdf", "$money.pdf", "~.pdf"]
+    # One is composed, and one is not. Some systems take them for the same.
+    names += ["caf\xe9.pdf", "cafe\u0301.pdf"] if sys.platform.startswith("linux") else []
+
+    for shade in (0, 100):
+        colors = {name: (i * 10, shade, 255 - i * 10) for i, name in enumerate(names)}
+        for name, color in colors.items():
+            if name.endswith(".pdf"):
+                write_pdf(folder / name, [Page(color=color)])
+            else:
+                write_image(folder / name, color)
+
+        dataset = load()
+        assert pages_of(dataset) == sorted((name, 1) for name in names)
+        for name, color in colors.items():
+            assert color_of(page_of(dataset, name)) == tuple(round(level / 5) * 5 for level in color), name
+
+
+def test_pages_are_rendered_to_one_area_whatever_their_size(load, folder):
+    sizes = {"a4": A4, "stamp": (30, 40), "poster": (8000, 12000), "receipt": (150, 9000)}
+    for name, size in sizes.items():
+        write_pdf(folder / f"{name}.pdf", [Page(size=size), Page(size=size, rotate=90)])
+    write_image(folder / "fax.tif", size=(3000, 4000))
+    write_image(folder / "small.tif", size=(30, 40))
+
+    for name, pixels in (("test-default", PIXELS), ("test-smaller", 300_000)):
+        dataset = load(name, pixels=pixels)
+        for sample in dataset:
+            width, height = Image.open(sample.filepath).size
+            name, suffix = sample.document.split(".")
+            expected = sizes.get(name, (30, 40))
+            if sample.page == 2:
+                expected = expected[::-1]
+            assert width / height == pytest.approx(expected[0] / expected[1], rel=0.03)
+            assert width * height == pytest.approx(1200 if name == "small" else pixels, rel=0.02), sample.document
+
+
+def test_a_page_of_any_shape_costs_nobody_else(load, folder):
+    write_pdf(folder / "a.pdf", [Page(size=size) for size in ((14400, 1), (0.001, 0.001), (0, 0), A4)])
+    assert pages_of(load()) == [("a.pdf", page) for page in (1, 2, 3, 4)]
+
+
+def test_what_was_filled_into_a_form_is_shown(load, folder):
+    field = "/Type/Annot/Subtype/Widget/FT/Tx/T(name)/V(MMMMMM)/DA(/F1 60 Tf 0 g)/Rect[50 300 550 400]/F 4"
+    form = "/AcroForm<</Fields[4 0 R]/NeedAppearances true/DR<</Font<</F1 3 0 R>>>>/DA(/F1 60 Tf 0 g)>>"
+    write_pdf(folder / "form.pdf", [Page(extra="/Annots[4 0 R]")], catalog=form, objects=[field])
+    darkest, _ = Image.open(load().first().filepath).convert("L").getextrema()
+    assert darkest < 50
+
+
+#
+# What cannot be read
+#
+
+
+def test_what_cannot_be_read_costs_only_itself(load, folder, caplog):
+    good = ["a.pdf", "m.png", "sub/m.pdf", "z.pdf"]
+    for name in good:
+        (write_pdf(folder / name, [Page("x")] * 2) if name.endswith("pdf") else write_image(folder / name))
+
+    write_pdf(folder / "encrypted.pdf", [Page("secret")], password="open sesame")
+    write_pdf(folder / "no pages.pdf", [])
+    write_pdf(folder / "cut.pdf", [Page("x" * 500)] * 9)
+    (folder / "cut.pdf").write_bytes((folder / "cut.pdf").read_bytes()[:40])
+    (folder / "empty.pdf").touch()
+    (folder / "sub" / "text.pdf").write_text("no PDF at all")
+    for name in ("cut.png", "cut.jpg", "cut.tif"):
+        Image.effect_noise((200, 200), 90).save(folder / name)
+        cut(folder / name)
+    (folder / "text.gif").write_text("no image at all")
+    (folder / "gone.pdf").symlink_to(folder / "nowhere.pdf")
+    reasons = {
+        "encrypted.pdf": "encrypted",
+        "no pages.pdf": "no pages",
+        "cut.pdf": "damaged",
+        "empty.pdf": "damaged",
+        "sub/text.pdf": "no PDF",
+        "cut.png": "truncated",
+        "cut.jpg": "truncated",
+        "cut.tif": "",
+        "text.gif": "cannot identify",
+        "gone.pdf": "No such file",
+    }
+
+    for _ in range(2):
+        dataset = load()
+        assert {document for document, _ in pages_of(dataset)} == set(good) and len(dataset) == 7
+        messages = warnings_of(caplog)
+        assert len(messages) == len(dataset.info["skipped"]) == len(reasons), messages
+        dataset.reload()
+        for skipped in dataset.info["skipped"]:
+            reason = reasons[skipped["document"]]
+            path = str(folder / skipped["document"])
+            assert reason in skipped["reason"]
+            assert sum(path in message and skipped["reason"] in message for message in messages) == 1
+
+    write_pdf(folder / "empty.pdf", [Page("mended")])
+    dataset = load()
+    assert page_of(dataset, "empty.pdf").text == "mended" and len(dataset) == 8
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere, names are always Unicode")
+def test_a_name_that_the_database_cannot_hold_is_reported(load, folder, caplog):
+    write_image(folder / "a.png")
+    shutil.copy(folder / "a.png", os.fsencode(folder) + b"/caf\xe9.png")
+    dataset = load()
+    assert pages_of(dataset) == [("a.png", 1)]
+    assert ["UTF-8" in message and "caf" in message for message in warnings_of(caplog)] == [True]
+
+
+def test_a_folder_that_may_not_be_read_is_reported(load, folder, caplog, monkeypatch):
+    write_image(folder / "a.png")
+    write_image(folder / "closed" / "b.png")
+    scandir = os.scandir
+
+    def forbid(path="."):
+        # To the user that tests run as, nothing may be forbidden.
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    assert pages_of(load()) == [("a.png", 1)]
+    assert ["closed" in message for message in warnings_of(caplog)] == [True]
+
+
+def test_a_page_that_fails_costs_only_itself(load, folder, caplog):
+    write_pdf(folder / "a.pdf", [Page("one"), Page(missing=True), Page("three")])
+    write_pdf(folder / "b.pdf", [Page("other")])
+    for _ in range(2):
+        dataset = load()
+        assert pages_of(dataset) == [("a.pdf", 1), ("a.pdf", 3), ("b.pdf", 1)]
+        (message,) = warnings_of(caplog)
+        assert f"page 2 of {folder / 'a.pdf'}" in message
+        assert [(skipped["document"], skipped["page"]) for skipped in dataset.info["skipped"]] == [("a.pdf", 2)]
+
+
+def test_a_document_that_opens_without_a_password_is_read(load, folder):
+    """Many statements and papers are encrypted like this, only to forbid editing."""
+    write_pdf(folder / "a.pdf", [Page("for all eyes")], password="")
+    assert load().first().text == "for all eyes"
+
+
+#
+# Again
+#
+
+
+@pytest.fixture
+def renderings(monkeypatch):
+    """The paths of the page images that are written, in order."""
+    written, save = [], Image.Image.save
+
+    def record(image, path, *args, **kwargs):
+        written.append(Path(path))
+        return save(image, path, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", record)
+    return written
+
+
+def test_a_second_run_adds_only_what_is_new(load, folder, renderings):
+    write_pdf(folder / "a.pdf", [Page("1"), Page("2")])
+    write_image(folder / "b.png")
+    dataset = load()
+    ids = dataset.values("id")
+    renderings.clear()
+    assert load().values("id") == ids and renderings == []
+
+    # Nor is it read: that this is no image any more would be reported.
+    stat = (folder / "b.png").stat()
+    (folder / "b.png").write_bytes(bytes(stat.st_size))
+    os.utime(folder / "b.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load().info["skipped"] == []
+
+    write_pdf(folder / "new.pdf", [Page("new")])
+    dataset = load()
+    assert dataset.values("id")[:3] == ids and pages_of(dataset)[3:] == [("new.pdf", 1)]
+    assert len(renderings) == 1
+
+
+def test_a_changed_document_gets_new_pages_in_place_of_its_old_ones(load, folder):
+    write_pdf(folder / "a.pdf", [Page("old", (200, 0, 0))] * 3)
+    write_image(folder / "b.png", (200, 0, 0))
+    write_pdf(folder / "c.pdf", [Page("kept")])
+    dataset = load()
+    before = dataset.values("id")
+
+    write_pdf(folder / "a.pdf", [Page("new", (0, 200, 0))] * 2)
+    write_image(folder / "b.png", (0, 200, 0))
+    os.utime(folder / "b.png", ns=(1, 1))  # the same size as before
+    dataset = load()
+    assert pages_of(dataset) == [("a.pdf", 1), ("a.pdf", 2), ("b.png", 1), ("c.pdf", 1)]
+    assert set(dataset.values("id")) & set(before) == {page_of(dataset, "c.pdf").id}
+    for document in ("a.pdf", "b.png"):
+        assert color_of(page_of(dataset, document)) == (0, 200, 0)
+    assert set(dataset.match({"document": "a.pdf"}).values("text")) == {"new"}
+
+    # Half copied, perhaps.
+    cut(folder / "a.pdf")
+    (folder / "a.pdf").write_bytes((folder / "a.pdf").read_bytes()[:40])
+    (folder / "c.pdf").unlink()
+    assert load().values("id") == dataset.values("id")
+
+
+def test_a_killed_run_goes_on_where_it_was(load, folder, renderings, monkeypatch):
+    write_image(folder / "a.png")
+    write_pdf(folder / "b.pdf", [Page(str(page)) for page in range(1, 91)])
+    write_pdf(folder / "c.pdf", [Page("last")])
+
+    recording = Image.Image.save
+
+    def kill(image, path, *args, **kwargs):
+        if Path(path).name == "0080.jpg":
+            raise KeyboardInterrupt
+        recording(image, path, *args, **kwargs)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Image.Image, "save", kill)
+        load()
+
+    there = len(fo.load_dataset("test-documents"))
+    assert 40 < there < 80
+    renderings.clear()
+    dataset = load()
+    assert pages_of(dataset) == [("a.png", 1), *(("b.pdf", page) for page in range(1, 91)), ("c.pdf", 1)]
+    assert len(renderings) == 92 - there
+    assert dataset.load_saved_view("documents").get_dynamic_group("b.pdf").values("text") == [
+        str(i) for i in range(1, 91)
+    ]
+
+
+@pytest.mark.parametrize("place", ["scans/pages", "scans"])
+def test_pages_kept_in_the_folder_itself_are_no_documents(load, folder, tmp_path, place):
+    write_pdf(folder / "a.pdf", [Page("1")])
+    for _ in range(2):
+        assert pages_of(load(pages_dir=tmp_path / place)) == [("a.pdf", 1)]
+
+
+def test_datasets_keep_their_pages_apart(load, folder, tmp_path):
+    write_pdf(folder / "a.pdf", [Page("", (200, 0, 0))])
+    write_pdf(tmp_path / "others" / "a.pdf", [Page("", (0, 0, 200))])
+    dataset = load("test-one")
+    assert color_of(load("test-two", folder=tmp_path / "others").first()) == (0, 0, 200)
+    assert color_of(dataset.first()) == (200, 0, 0)
+
+
+#
+# What is refused
+#
+
+
+def test_a_dataset_of_something_else_is_left_alone(load, folder, tmp_path):
+    write_image(folder / "a.png")
+    write_image(tmp_path / "others" / "a.png")
+    dataset = load()
+    with pytest.raises(ValueError, match="pass another name"):
+        load(folder=tmp_path / "others")
+    with pytest.raises(ValueError, match="pass another name"):
+        load(pixels=1000)
+
+    other = fo.Dataset("test-other")
+    other.add_sample(fo.Sample(filepath="a.png"))
+    with pytest.raises(ValueError, match="pass another name"):
+        load("test-other")
+    assert len(other) == len(dataset) == 1 and "document" not in other.get_field_schema()
+
+
+def test_the_name_is_by_default_that_of_the_folder(folder, load):
+    write_pdf(folder / "a.pdf", [Page()])
+    dataset = load(None, pages_dir=None, persistent=False)
+    try:
+        assert dataset.name == "scans" and not dataset.persistent
+        assert Path(dataset.first().filepath).is_relative_to(fo.config.default_dataset_dir)
+    finally:
+        dataset.delete()
+
+
+def test_wrong_arguments_are_named(load, folder, tmp_path):
+    with pytest.raises(NotADirectoryError, match="no-such-folder"):
+        load(folder=tmp_path / "no-such-folder")
+    with pytest.raises(ValueError, match="pixels"):
+        load(pixels=0)
+    assert not fo.dataset_exists("test-documents")
+
+
+def test_without_pypdfium2_the_error_says_what_to_install(load, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    write_image(folder / "a.png")
+    assert len(load("test-images")) == 1
+
+    write_pdf(folder / "a.pdf", [Page()])
+    with pytest.raises(ImportError, match="pip install pypdfium2"):
+        load("test-pdfs")
+    assert not fo.dataset_exists("test-pdfs")
+
+
+def test_progress_is_told_by_documents(load, folder):
+    for name in "abc":
+        write_pdf(folder / f"{name}.pdf", [Page(), Page()])
+    seen = []
+    load(progress=lambda bar: seen.append((bar.iteration, bar.total)))
+    assert seen[-1] == (3, 3)
