@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # The module whose running functions say what the call being served was asked to do.
 _ZOO = "fiftyone.zoo.models"
 
+PACKAGE = "jina_embeddings_v4"
 DEMO_MODEL = "jina-embeddings-v4-demo"
 DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_checkpoint")
 
@@ -85,6 +86,25 @@ def parse_parameters(model_name, ctx, params):
     from .form import parse_form
 
     parse_form(params)
+
+
+def register(plugin):
+    """Registers the operators for the FiftyOne App, where this repository is installed as a plugin.
+
+    Args:
+        plugin: a :class:`fiftyone.plugins.context.PluginContext`
+    """
+    import importlib.util
+    import sys
+
+    # The name by which an index finds its class. FiftyOne imports plugins by another one.
+    if importlib.util.find_spec(PACKAGE) is None:
+        sys.modules[PACKAGE] = sys.modules[__name__]
+
+    from .operators import IndexPages, SearchPages
+
+    plugin.register(IndexPages)
+    plugin.register(SearchPages)
 
 
 def _require_packages(model_name):

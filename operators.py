@@ -1,0 +1,180 @@
+"""The App's operators: index pages for late interaction, search them, and show where each page matched.
+
+They make FiftyOne's own calls, the ones of the README, so whatever was indexed here can be searched there.
+"""
+
+import fiftyone as fo
+import fiftyone.brain as fob
+import fiftyone.operators as foo
+import fiftyone.zoo as foz
+from fiftyone.operators import types
+
+BACKEND = "late-interaction"
+MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
+
+# Pages whose heatmaps are drawn between two reports of the progress.
+_HEATMAPS_AT_ONCE = 4
+
+
+class IndexPages(foo.Operator):
+    """Makes a late-interaction index, or adds the pages that one lacks."""
+
+    @property
+    def config(self):
+        return foo.OperatorConfig(
+            name="index_pages",
+            label="Index pages",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_delegated_execution=True,
+        )
+
+    def resolve_input(self, ctx):
+        inputs = types.Object()
+        inputs.str(
+            "brain_key",
+            default="pages",
+            required=True,
+            label="Brain key",
+            description="What to call the index. One that exists gets the pages that it lacks",
+        )
+        key = ctx.params.get("brain_key", "pages")
+        if key in _indexes(ctx.dataset):
+            # Its settings are those that it was made with.
+            inputs.message("exists", label=f"{key!r} exists. The pages that it lacks will be added")
+        else:
+            if not key.isidentifier():
+                _refuse(inputs, "brain_key", f"{key!r} is no name such as one of a Python variable")
+            elif key in ctx.dataset.list_brain_runs():
+                _refuse(inputs, "brain_key", f"{key!r} is another brain run. Choose another key")
+            inputs.enum("model", MODELS, default=MODELS[0], required=True, label="Model")
+            patches = [""] + _patches_fields(ctx.dataset)
+            inputs.enum(
+                "patches_field",
+                patches,
+                default="",
+                label="Patches",
+                description="A label field, to index the patches that it marks and not whole pages",
+            )
+            inputs.int(
+                "pool_factor",
+                default=1,
+                min=1,
+                label="Token pooling",
+                description="By what to divide a page's tokens. 2 or 3 halves or thirds the disk space",
+            )
+            inputs.enum("dtype", ("float16", "int8"), default="float16", label="Precision in the index")
+        inputs.int("batch_size", default=8, min=1, label="Batch size")
+        inputs.int("num_workers", default=None, min=0, label="Worker processes that load images")
+        ctx.target_view()
+        return types.Property(inputs, view=types.View(label="Index pages"))
+
+    def execute(self, ctx):
+        params = ctx.params
+        key = params["brain_key"]
+        settings = {name: params[name] for name in ("pool_factor", "dtype") if params.get(name)}
+        settings |= {"model": params.get("model"), "patches_field": params.get("patches_field") or None}
+        if key in _indexes(ctx.dataset):
+            config = ctx.dataset.get_brain_info(key).config
+            names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates")
+            settings = {name: getattr(config, name) for name in names}
+
+        yield _report(ctx, "Loading the model")
+        index = fob.compute_similarity(ctx.dataset, backend=BACKEND, brain_key=key, embeddings=False, **settings)
+        loading = {name: params.get(name) for name in ("batch_size", "num_workers")}
+        for done, total in index.iter_add_samples(ctx.target_view(), progress=False, **loading):
+            yield _report(ctx, f"Indexed {done} of {total} pages", done / total)
+
+        if not ctx.delegated:
+            yield ctx.ops.reload_dataset()
+        yield _report(ctx, f"{index.total_index_size} pages are in the index {key!r}", 1)
+
+
+class SearchPages(foo.Operator):
+    """Ranks pages by a text query, and draws on each where it matched."""
+
+    @property
+    def config(self):
+        return foo.OperatorConfig(
+            name="search_pages",
+            label="Search pages",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_delegated_execution=True,
+        )
+
+    def resolve_input(self, ctx):
+        inputs = types.Object()
+        keys = sorted(_indexes(ctx.dataset))
+        if not keys:
+            _refuse(inputs, "brain_key", "There is no index yet: run the operator Index pages first")
+            return types.Property(inputs, view=types.View(label="Search pages"))
+
+        inputs.enum("brain_key", keys, default=keys[0], required=True, label="Index")
+        inputs.str("query", required=True, label="Query", description="What to look for, eg an invoice with a stamp")
+        inputs.int("k", default=25, min=1, required=True, label="Pages to show")
+        inputs.bool(
+            "heatmaps",
+            default=True,
+            label="Show where each page matched",
+            description="Writes a heatmap for each page that is found, which embeds it once more",
+        )
+        inputs.str("label_field", default="match", label="Field of the heatmaps")
+        ctx.target_view()
+        return types.Property(inputs, view=types.View(label="Search pages"))
+
+    def execute(self, ctx):
+        key, query, field = ctx.params["brain_key"], ctx.params["query"], ctx.params.get("label_field") or "match"
+        config = _indexes(ctx.dataset)[key]
+
+        yield _report(ctx, "Loading the model")
+        model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
+        pages = ctx.target_view()
+        if config.patches_field is not None and not pages._is_patches:
+            pages = pages.to_patches(config.patches_field)
+        yield _report(ctx, "Searching")
+        view = pages.sort_by_similarity(query, k=ctx.params["k"], brain_key=key, dist_field="distance")
+
+        heatmaps = ctx.params.get("heatmaps", True) and config.patches_field is None
+        if heatmaps:
+            ids = view.values("id")
+            for start in range(0, len(ids), _HEATMAPS_AT_ONCE):
+                yield _report(ctx, f"Heatmaps of {start} of {len(ids)} pages", start / len(ids))
+                part = ctx.dataset.select(ids[start : start + _HEATMAPS_AT_ONCE])
+                model.heatmaps(part, query, label_field=field, num_workers=0, progress=False)
+
+        if ctx.delegated:
+            # There is no one to show the view to, now.
+            ctx.dataset.save_view(f"search: {query}"[:80], view, overwrite=True)
+        else:
+            yield ctx.ops.reload_dataset()
+            yield ctx.ops.set_view(view)
+            if heatmaps:
+                yield ctx.ops.set_active_fields([*dict.fromkeys([*ctx.active_fields, field])])
+        yield _report(ctx, f"Found {len(view)} pages", 1)
+
+
+def _indexes(dataset):
+    """The settings of the dataset's late-interaction indexes, by brain key."""
+    keys = dataset.list_brain_runs(type="similarity", method=BACKEND)
+    return {key: dataset.get_brain_info(key).config for key in keys}
+
+
+def _patches_fields(dataset):
+    schema = dataset.get_field_schema(ftype=fo.EmbeddedDocumentField)
+    kinds = (fo.Detection, fo.Detections, fo.Polyline, fo.Polylines)
+    return [name for name, field in schema.items() if issubclass(field.document_type, kinds)]
+
+
+def _report(ctx, label, progress=None):
+    """Tells how far the work is, whether a person waits for it in the App or a worker does it."""
+    if ctx.delegated:
+        ctx.set_progress(progress, label=label)
+
+    return ctx.ops.set_progress(label=label, progress=progress)
+
+
+def _refuse(inputs, name, why):
+    """Shows why a form cannot be submitted, and keeps it from being."""
+    refused = inputs.view(name if name not in inputs.properties else f"{name}_refused", types.Error(label=why))
+    refused.invalid = True

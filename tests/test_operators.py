@@ -1,0 +1,109 @@
+"""The operators as the App and its workers run them: from a plugin folder, by their names."""
+
+import os
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import fiftyone.plugins as fop
+import pytest
+from fiftyone.operators.delegated import DelegatedOperationService
+from jina_embeddings_v4.training.pages.documents import documents
+from jina_embeddings_v4.training.pages.rendering import draw_document
+
+from examples.private_fiftyone import copy_source
+
+MODEL = "jina-embeddings-v4-demo"
+INDEX, SEARCH = "jina_embeddings_v4/index_pages", "jina_embeddings_v4/search_pages"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin():
+    copy_source(Path(os.environ["FIFTYONE_PLUGINS_DIR"]) / "jina_embeddings_v4")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    dataset = fo.Dataset(persistent=True)
+    samples = []
+    for i, document in enumerate(documents("test", 20_000, 20_012)):
+        path = tmp_path / f"{i}.png"
+        draw_document(document, i).save(path)
+        samples.append(fo.Sample(filepath=str(path), headline=document.headline))
+    dataset.add_samples(samples)
+    yield dataset
+    for key in dataset.list_brain_runs():
+        dataset.delete_brain_run(key)
+    dataset.delete()
+
+
+def run(operator, dataset, delegate=False, **params):
+    """Runs an operator at once, as the App's server does, or delegated, as a worker does."""
+    result = foo.execute_operator(operator, dataset=dataset, params=params, request_delegation=delegate)
+    assert result.error is None, result.error
+    if delegate:
+        service = DelegatedOperationService()
+        (operation,) = service.list_operations(dataset_name=dataset.name, operator=operator)
+        service.execute_operation(operation, log=False)
+        done = service.get(operation.id)
+        assert done.run_state == "completed", done.result
+    dataset.reload()
+
+
+def test_the_plugin_is_listed_without_an_error():
+    (plugin,) = [one for one in fop.list_plugins() if one.name == "jina_embeddings_v4"]
+    assert set(plugin.operators) == {"index_pages", "search_pages"}
+    assert {INDEX, SEARCH} <= {operator.uri for operator in foo.list_operators()}
+
+
+@pytest.mark.parametrize("delegate", [False, True])
+def test_index_then_search(dataset, delegate):
+    run(INDEX, dataset, delegate, brain_key="pages", model=MODEL, batch_size=4, num_workers=0, pool_factor=1)
+    assert dataset.load_brain_results("pages").total_index_size == len(dataset)
+
+    wanted = dataset.match(fo.ViewField("headline") == "Umbra")
+    run(SEARCH, dataset, delegate, brain_key="pages", query="a page headed Umbra", k=len(wanted), heatmaps=True)
+    assert dataset.has_field("match")
+    if delegate:
+        found = dataset.load_saved_view(dataset.list_saved_views()[0])
+    else:
+        found = dataset.sort_by_similarity("a page headed Umbra", k=len(wanted), brain_key="pages")
+    assert len(set(found.values("id")) & set(wanted.values("id"))) >= len(wanted) - 1
+    assert found.exists("match").count() == len(found)
+    assert dataset.exists("match").count() == len(found)
+    assert found.values("distance") == sorted(found.values("distance"))
+
+
+def test_an_index_that_exists_gets_what_it_lacks_with_its_own_settings(dataset):
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0, pool_factor=2)
+    path = dataset.first().filepath
+    dataset.add_sample(fo.Sample(filepath=path))
+    run(INDEX, dataset, brain_key="pages", num_workers=0)
+    index = dataset.load_brain_results("pages")
+    assert index.total_index_size == len(dataset)
+    assert index.config.pool_factor == 2 and index.config.model == MODEL
+
+
+def test_patches_are_searched_without_heatmaps(dataset):
+    for sample in dataset.iter_samples(autosave=True):
+        sample["parts"] = fo.Detections(detections=[fo.Detection(label="top", bounding_box=[0, 0, 1, 0.4])])
+    run(INDEX, dataset, brain_key="parts_index", model=MODEL, patches_field="parts", num_workers=0)
+    assert dataset.load_brain_results("parts_index").total_index_size == len(dataset)
+    run(SEARCH, dataset, brain_key="parts_index", query="Umbra", k=3, heatmaps=True)
+    assert not dataset.has_field("match")
+
+
+def form(operator, dataset, **params):
+    operator = foo.get_operator(operator)
+    context = foo.ExecutionContext(request_params={"dataset_name": dataset.name, "params": params})
+    return operator.resolve_input(context).type.properties
+
+
+def test_forms_say_what_is_wrong_before_anything_runs(dataset):
+    assert form(SEARCH, dataset)["brain_key"].invalid  # there is no index yet
+    assert form(INDEX, dataset, brain_key="not a key")["brain_key_refused"].invalid
+    assert "pool_factor" in form(INDEX, dataset, brain_key="pages")
+
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    assert "pool_factor" not in form(INDEX, dataset, brain_key="pages")
+    assert "pages" in form(SEARCH, dataset)["brain_key"].type.values
