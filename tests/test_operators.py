@@ -1,6 +1,8 @@
 """The operators as the App and its workers run them: from a plugin folder, by their names."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import fiftyone as fo
@@ -107,3 +109,29 @@ def test_forms_say_what_is_wrong_before_anything_runs(dataset):
     run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
     assert "pool_factor" not in form(INDEX, dataset, brain_key="pages")
     assert "pages" in form(SEARCH, dataset)["brain_key"].type.values
+
+
+PLUGIN_ALONE = """
+import importlib.util, sys
+
+# As where the repository was not installed as a package.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+assert importlib.util.find_spec("jina_embeddings_v4") is None
+
+import fiftyone as fo
+import fiftyone.operators as foo
+
+foo.list_operators()
+view = fo.load_dataset(sys.argv[1]).sort_by_similarity("a page headed Umbra", k=3, brain_key="pages")
+print(*view.values("id"))
+"""
+
+
+def test_the_plugin_alone_lets_the_app_search(dataset):
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    expected = dataset.sort_by_similarity("a page headed Umbra", k=3, brain_key="pages").values("id")
+    answer = subprocess.run(
+        [sys.executable, "-c", PLUGIN_ALONE, dataset.name], capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split()[-3:] == expected
