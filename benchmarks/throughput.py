@@ -183,15 +183,16 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(self._device)
         else:
             Path("/proc/self/clear_refs").write_text("5")  # Linux alone counts peaks anew
-            self._before = _status("VmRSS")
+            self._before = memory_in_use("VmRSS")
         return self
 
     def __exit__(self, *_):
-        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _status("VmHWM")
+        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else memory_in_use("VmHWM")
         self.bytes = peak - self._before
 
 
-def _status(name):
+def memory_in_use(name):
+    """Reads one of the process's figures of memory, in bytes, by its name in Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

@@ -19,6 +19,7 @@ import functools
 import os
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,19 +30,20 @@ from ..jina_v4.encoder import Embeddings
 
 DTYPES = ("float16", "int8")
 
-# How a row of a multi-vector lies in its file. Each row of int8 has its own scale, the largest of its values / 127.
-_ROWS = {
-    "float16": lambda dim: np.dtype((np.float16, dim)),
-    "int8": lambda dim: np.dtype([("scale", np.float16), ("values", np.int8, dim)]),
-}
+# What is before the values in a row of a multi-vector's file, in units of a value. Rows of int8 have a scale of their
+# own, the largest value / 127, in float16.
+_HEAD = {"float16": 0, "int8": 2}
 
 # The pages of one pair of files. Of full pages, the larger has 800 MB.
 _PAGES_PER_SEGMENT = 4096
 
 # Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
 _SIMILARITIES_AT_ONCE = 2**22
-_TOKENS_AT_ONCE = 6144
-_SINGLES_AT_ONCE = 1024
+_TOKENS_AT_ONCE = 3072
+_SINGLES_AT_ONCE = 256
+
+# The parts of a search that a thread takes, one after the other.
+_PARTS_PER_THREAD = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
@@ -180,7 +182,10 @@ class LocalStore:
         vectors = []
         for segment, _, start, tokens in catalog.places[catalog.rows(ids)]:
             vectors.append(np.empty((tokens, dim), np.float32))
-            _to_float(self._tokens(segment, dim)[start : start + tokens], torch.from_numpy(vectors[-1]))
+            stored = self._tokens(segment, dim)[start : start + tokens]
+            vectors[-1][:] = stored[:, _HEAD[self.dtype] :]
+            if self.dtype == "int8":
+                vectors[-1] *= _scales(stored)[:, None]
         return vectors
 
     def search(self, query, k=None, candidates=None, ids=None, reverse=False):
@@ -228,34 +233,47 @@ class LocalStore:
     def _single_scores(self, query, places):
         """The products of a vector with the single vectors of pages: a float32 array ``(pages,)``."""
         query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
-        scores = torch.empty(len(places))
-        floats = torch.empty(_SINGLES_AT_ONCE, len(query))
-        halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
-        for segment, start, stop in _runs(places[:, 0]):
-            singles = _tensor(self._singles(segment, len(query)))
-            for at in range(start, stop, _SINGLES_AT_ONCE):
-                pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
-                chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
-                torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
-        return scores.numpy()
+
+        def score(places):
+            scores = torch.empty(len(places))
+            floats = torch.empty(_SINGLES_AT_ONCE, len(query))
+            halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
+            for segment, start, stop in _runs(places[:, 0]):
+                singles = _tensor(self._singles(segment, len(query)))
+                for at in range(start, stop, _SINGLES_AT_ONCE):
+                    pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
+                    chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
+                    torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
+            return scores.numpy()
+
+        return _in_threads(score, places)
 
     def _maxsim(self, query, places):
         """The sums, over the query's rows, of the largest product with a row of a page: float32 ``(pages,)``."""
-        query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
-        lengths = places[:, 3].tolist()
+        dim, head = query.shape[1], _HEAD[self.dtype]
+        # Rows are read as they lie in the file, what is before their values too, which the query's zeros drop.
+        query = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
         at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(query)))
-        buffer = torch.empty(max([at_once, *lengths]), query.shape[1])
-        scores = []
-        for start, stop in _blocks(lengths, at_once):
-            end = 0
-            for segment, _, first, tokens in places[start:stop]:
-                stored = self._tokens(segment, query.shape[1])[first : first + tokens]
-                _to_float(stored, buffer[end : end + tokens])
-                end += tokens
-            similarities = query @ buffer[:end].T
-            pages = similarities.split(lengths[start:stop], dim=1)
-            scores.append(torch.stack([page.amax(dim=1) for page in pages]).sum(dim=1))
-        return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
+
+        def score(places):
+            lengths = places[:, 3].tolist()
+            buffer = torch.empty(max(at_once, *lengths, 1), head + dim)
+            scores = [np.empty(0, np.float32)]
+            for start, stop in _blocks(lengths, at_once):
+                end, scales = 0, []
+                for segment, _, first, tokens in places[start:stop]:
+                    stored = self._tokens(segment, dim)[first : first + tokens]
+                    buffer[end : end + tokens].copy_(_tensor(stored))
+                    scales.append(_scales(stored) if head else None)
+                    end += tokens
+                similarities = (query @ buffer[:end].T).numpy()
+                if head:
+                    similarities *= np.concatenate(scales)
+                starts = np.cumsum([0, *lengths[start : stop - 1]])
+                scores.append(np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0))
+            return np.concatenate(scores)
+
+        return _in_threads(score, places)
 
     #
     # Files
@@ -283,17 +301,18 @@ class LocalStore:
         return path.stat().st_size // (2 * single_dim) if path.exists() else 0
 
     def _singles(self, segment, dim):
-        return self._mapped(segment, "single", np.dtype((np.float16, dim)))
+        return self._mapped(segment, "single", np.dtype(np.float16), dim)
 
     def _tokens(self, segment, dim):
-        return self._mapped(segment, "multi", _ROWS[self.dtype](dim))
+        return self._mapped(segment, "multi", np.dtype(self.dtype), _HEAD[self.dtype] + dim)
 
-    def _mapped(self, segment, kind, row):
+    def _mapped(self, segment, kind, dtype, columns):
         key = int(segment), kind
         if key not in self._maps:
             path = self._path(segment, kind)
+            rows = path.stat().st_size // (dtype.itemsize * columns)
             # Copy on write, and never written: torch takes no array that is read-only.
-            self._maps[key] = np.memmap(path, row, mode="c", shape=(path.stat().st_size // row.itemsize,))
+            self._maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
         return self._maps[key]
 
     def _reclaim(self):
@@ -395,20 +414,29 @@ def _stored(vectors, dtype):
     if dtype == "float16":
         return vectors.astype(np.float16)
 
-    rows = np.empty(len(vectors), _ROWS[dtype](vectors.shape[1]))
-    rows["scale"] = np.maximum(np.abs(vectors).max(axis=1), 1e-4) / 127
+    scales = (np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-4) / 127).astype(np.float16)
     # By the scale as it is stored, rounded.
-    scaled = np.rint(vectors / rows["scale"].astype(np.float32)[:, None])
-    rows["values"] = np.clip(scaled, -127, 127)
-    return rows
+    values = np.clip(np.rint(vectors / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    return np.hstack([scales.view(np.int8), values])
 
 
-def _to_float(stored, out):
-    """Turns rows as a file has them into float32, in place."""
-    if stored.dtype.names is None:
-        out.copy_(_tensor(stored))
-    else:
-        out.copy_(_tensor(stored["values"])).mul_(_tensor(stored["scale"]).float()[:, None])
+def _scales(stored):
+    """Reads the scales of rows of int8, as float32."""
+    return np.ascontiguousarray(stored[:, : _HEAD["int8"]]).view(np.float16)[:, 0].astype(np.float32)
+
+
+@functools.cache
+def _threads():
+    # One thread of torch in each. For products as thin as those with a query, several threads at one cost more to wake
+    # than they bring.
+    return ThreadPoolExecutor(torch.get_num_threads(), "late-interaction", lambda: torch.set_num_threads(1))
+
+
+def _in_threads(score, places):
+    """Scores pages in several threads: ``score`` takes their places, and returns an array."""
+    threads = _threads()
+    parts = np.array_split(places, max(1, min(len(places), threads._max_workers * _PARTS_PER_THREAD)))
+    return np.concatenate(list(threads.map(score, parts)))
 
 
 def _tensor(array):
