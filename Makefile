@@ -10,7 +10,7 @@ PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint benchmark speed scaling test lint clean
+.PHONY: help demo app demo-checkpoint benchmark speed scaling search test test-app lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +36,14 @@ speed: .venv ## measure how fast pages are embedded, at the real model's widths;
 scaling: .venv ## measure what a page costs against its size, the batch, the number of classes...
 	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.scaling $(ARGUMENTS)
 
+search: .venv ## measure what a late-interaction search costs, and what it finds
+	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.search $(ARGUMENTS)
+
 test: .venv ## run the tests
 	@$(BIN)/pytest
+
+test-app: .venv ## run the tests of the App in a browser, which need Chromium; screenshots go to .demo/app
+	@$(BIN)/pytest -m app tests/app
 
 lint: .venv ## check the code's style
 	@$(BIN)/ruff check .

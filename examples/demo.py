@@ -54,6 +54,17 @@ def main():
     with timed("Searching"):
         results = {query: dataset.sort_by_similarity(query, k=5, brain_key="search") for query in QUERIES}
 
+    # Late interaction compares what each spot of a page shows, not the page as a whole, and tells where it matched.
+    with timed("Indexing them for late interaction"):
+        fob.compute_similarity(
+            dataset, backend="late-interaction", model=arguments.model, brain_key="late_interaction", batch_size=8
+        )
+
+    with timed("Drawing where pages match"):
+        query = next(iter(QUERIES))
+        found = dataset.sort_by_similarity(query, k=25, brain_key="late_interaction", dist_field="distance")
+        model.heatmaps(found, query, label_field="match", batch_size=8)
+
     with timed("Classifying the images"):
         model.classes = list(TYPES)
         model.text_prompt = "An image of:"
@@ -87,8 +98,7 @@ def make_dataset(folder):
         dataset.delete()
         raise SystemExit(f"There are no images in {folder}")
 
-    if fo.dataset_exists(NAME):
-        fo.delete_dataset(NAME)
+    delete_dataset()
     dataset.name, dataset.persistent = NAME, True
     return dataset
 
@@ -109,9 +119,19 @@ def make_synthetic_dataset(folder):
             )
         )
 
-    dataset = fo.Dataset(NAME, persistent=True, overwrite=True)
+    delete_dataset()
+    dataset = fo.Dataset(NAME, persistent=True)
     dataset.add_samples(samples)
     return dataset
+
+
+def delete_dataset():
+    """Deletes what the last run left."""
+    if fo.dataset_exists(NAME):
+        dataset = fo.load_dataset(NAME)
+        # An index keeps its vectors in files, which go with its run alone.
+        dataset.delete_brain_runs()
+        dataset.delete()
 
 
 def load_model(name):
@@ -143,7 +163,7 @@ def print_summary(dataset, results, model_name, pictures):
 
     print("\nSeconds")
     for step, duration in seconds.items():
-        print(f"  {step:26} {duration:6.1f}")
+        print(f"  {step:34} {duration:6.1f}")
 
     for query, view in results.items():
         print(f'\nThe images nearest to "{query}"')
@@ -160,7 +180,7 @@ def print_summary(dataset, results, model_name, pictures):
         print(f"  {evaluation.metrics()['accuracy']:.0%} of them are right; blind guessing gets {1 / len(TYPES):.0%}")
 
     print(f"\nThe pages found: {pictures[0]}\nThe map of all:  {pictures[1]}")
-    print("To look at the dataset in the FiftyOne App: make app")
+    print(f'Where pages match "{next(iter(QUERIES))}", the field `match` shows in the FiftyOne App: make app')
 
 
 def parse_arguments():

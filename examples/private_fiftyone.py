@@ -29,7 +29,8 @@ def main():
 
     folder, *command = sys.argv[1:]
     folder = Path(folder).resolve()
-    copy_source(folder / "models" / "jina_embeddings_v4")
+    for ours in ("models", "plugins"):
+        copy_source(folder / ours / "jina_embeddings_v4")
 
     # Ctrl-C is for the command to act on; a handler, unlike SIG_IGN, is not passed on to it.
     signal.signal(signal.SIGINT, lambda *_: None)
