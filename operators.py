@@ -129,7 +129,7 @@ class SearchPages(foo.Operator):
 
         yield _report(ctx, "Loading the model")
         model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
-        pages = ctx.target_view()
+        pages = _before_search(ctx.target_view())
         if config.patches_field is not None and not pages._is_patches:
             pages = pages.to_patches(config.patches_field)
         yield _report(ctx, "Searching")
@@ -158,6 +158,18 @@ def _indexes(dataset):
     """The settings of the dataset's late-interaction indexes, by brain key."""
     keys = dataset.list_brain_runs(type="similarity", method=BACKEND)
     return {key: dataset.get_brain_info(key).config for key in keys}
+
+
+def _before_search(view):
+    """What was looked at before the search whose results are looked at: the next one is not of these results alone."""
+    stages = view.view()._stages
+    if not stages or not isinstance(stages[-1], fo.SortBySimilarity):
+        return view
+
+    before = view._base_view if isinstance(view, fo.DatasetView) else view
+    for stage in stages[:-1]:
+        before = before.add_stage(stage)
+    return before
 
 
 def _patches_fields(dataset):

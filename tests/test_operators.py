@@ -39,9 +39,10 @@ def dataset(tmp_path):
     dataset.delete()
 
 
-def run(operator, dataset, delegate=False, **params):
+def run(operator, dataset, delegate=False, view=None, **params):
     """Runs an operator at once, as the App's server does, or delegated, as a worker does."""
-    result = foo.execute_operator(operator, dataset=dataset, params=params, request_delegation=delegate)
+    context = {"dataset": dataset, "view": view, "params": params, "request_delegation": delegate}
+    result = foo.execute_operator(operator, context)
     assert result.error is None, result.error
     if delegate:
         service = DelegatedOperationService()
@@ -84,6 +85,14 @@ def test_an_index_that_exists_gets_what_it_lacks_with_its_own_settings(dataset):
     index = dataset.load_brain_results("pages")
     assert index.total_index_size == len(dataset)
     assert index.config.pool_factor == 2 and index.config.model == MODEL
+
+
+def test_a_second_search_is_not_of_the_first_ones_results(dataset):
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    looked_at = dataset.limit(9).sort_by_similarity("a chart", k=2, brain_key="pages")
+    run(SEARCH, dataset, True, view=looked_at, brain_key="pages", query="Umbra", k=12, heatmaps=False)
+    found = dataset.load_saved_view("search: Umbra")
+    assert set(found.values("id")) == set(dataset.limit(9).values("id"))
 
 
 def test_patches_are_searched_without_heatmaps(dataset):
