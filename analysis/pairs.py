@@ -1,0 +1,194 @@
+"""Images and their texts -> vectors, by any FiftyOne model that embeds both."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import fiftyone.zoo as foz
+import numpy as np
+
+from ..batches import FailedImage, load_images
+from ..jina_v4.pooling import pool_multi_vectors
+
+_TEXTS_AT_ONCE = 64
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The vectors of N images and of what is said of them, by one model. All rows are of length 1.
+
+    Args:
+        name: what to call the model, and what was done with its vectors
+        images: a float32 array ``(N, dim)``
+        texts: a float32 array ``(N, dim)``
+        paraphrases (None): a float32 array ``(N, dim)`` of other texts that say the same, or ``None``
+    """
+
+    name: str
+    images: np.ndarray
+    texts: np.ndarray
+    paraphrases: np.ndarray | None = None
+
+    def truncated(self, dim):
+        """Returns the pairs with the first ``dim`` dimensions of each vector (Matryoshka, arXiv 2205.13147)."""
+        rows = {
+            kind: unit(vectors[:, :dim])
+            for kind in ("images", "texts", "paraphrases")
+            if (vectors := getattr(self, kind)) is not None
+        }
+        return replace(self, name=f"{self.name}, {dim}-d", **rows)
+
+
+def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None, progress=None):
+    """Embeds the images of samples, and texts of theirs, by several models.
+
+    An image or a text that cannot be embedded, by one of the models, costs its pair alone: a warning names the sample
+    and the reason.
+
+    Args:
+        samples: a dataset or view of images
+        models: a dict of models by the names to call them: FiftyOne models that embed images and prompts, or names of
+            such models in the zoo
+        *text_fields: one field of strings, or two
+        batch_size (None): the number of images to embed at a time, by default 16
+        num_workers (None): the number of processes that load images
+        progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+
+    Returns:
+        a tuple of the ids of the samples whose pairs are good, a list of :class:`Pairs`, one a model or, of a model
+        with multi-vectors, also one for each way of pooling them, and a dict of the reasons by the ids of the others
+
+    Raises:
+        ValueError: if a model does not embed images and prompts
+    """
+    models = {name: check_model(name, model) for name, model in models.items()}
+    ids, *columns = samples.values(["id", *text_fields])
+    skipped = {}
+    for one, *texts in zip(ids, *columns, strict=True):
+        for field, text in zip(text_fields, texts, strict=True):
+            if not isinstance(text, str) or not text.strip():
+                skipped.setdefault(one, f"{field} is no text: {text!r:.80}")
+
+    embedded = {}
+    for name, model in models.items():
+        wanted = [one for one in ids if one not in skipped]
+        of_images, failed = _embed_images(samples, wanted, name, model, batch_size, num_workers, progress)
+        skipped |= failed
+        rows = {}
+        for field, texts in zip(text_fields, columns, strict=True):
+            texts = {one: text for one, text in zip(ids, texts, strict=True) if one not in skipped}
+            rows[field], failed = _embed_texts(model, texts, field)
+            skipped |= failed
+        embedded[name] = of_images, rows
+
+    for one, reason in skipped.items():
+        logger.warning("Leaving out sample %s: %s", one, reason)
+
+    good = [one for one in ids if one not in skipped]
+    pairs = []
+    if not good:
+        return good, pairs, skipped
+
+    for name, (of_images, rows) in embedded.items():
+        for way in of_images:
+            of_texts = [unit(np.array([rows[field][way][one] for one in good])) for field in text_fields]
+            images = unit(np.array([of_images[way][one] for one in good]))
+            pairs.append(Pairs(f"{name}, {way}" if way else name, images, *of_texts))
+    return good, pairs, skipped
+
+
+def check_model(name, model):
+    """Returns a model, loaded where it is a name.
+
+    Raises:
+        ValueError: if it does not embed images and prompts
+    """
+    model = foz.load_zoo_model(model) if isinstance(model, str) else model
+    if not (getattr(model, "has_embeddings", False) and getattr(model, "can_embed_prompts", False)):
+        raise ValueError(f"{name!r} must embed images and prompts, and {type(model).__name__} does not do both")
+
+    return model
+
+
+def unit(vectors):
+    """Scales rows to length 1."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def ways_of(embeddings):
+    """The vectors that one encoding gives: single ones, and pooled multi-vectors, a dict of arrays ``(N, dim)``."""
+    pooled = {
+        f"multi-vectors {how}-pooled": pool_multi_vectors(embeddings.multi, how, embeddings.multi[0].shape[1])
+        for how in ("mean", "max")
+    }
+    return {"": embeddings.single} | pooled
+
+
+def _embed_images(samples, ids, name, model, batch_size, num_workers, progress):
+    """Embeds images: vectors by sample, in a dict by the way of pooling, and the reasons of those left out."""
+    if not ids:
+        return {}, {}
+
+    view = samples.select(ids, ordered=True)
+    if not hasattr(model, "encode_images"):
+        return _embed_by_fiftyone(view, ids, name, model, batch_size, num_workers, progress)
+
+    found, failed, rest = {}, {}, iter(ids)
+    with model:
+        for images in load_images(model, view, batch_size, num_workers):
+            images, embeddings = model.encode_images(images, skip_failures=True)
+            of_batch = [next(rest) for _ in images]
+            failed |= {
+                one: image.reason for one, image in zip(of_batch, images, strict=True) if isinstance(image, FailedImage)
+            }
+            good = [one for one in of_batch if one not in failed]
+            if good:
+                for way, rows in ways_of(embeddings).items():
+                    found.setdefault(way, {}).update(zip(good, rows, strict=True))
+    return found, failed
+
+
+def _embed_by_fiftyone(view, ids, name, model, batch_size, num_workers, progress):
+    options = {"num_workers": num_workers, "skip_failures": True, "progress": progress}
+    vectors = view.compute_embeddings(model, batch_size=batch_size or 16, **options)
+    found = dict(zip(ids, vectors if vectors is not None else [None] * len(ids), strict=True))
+    # FiftyOne gives up a whole batch for one image.
+    for one in [one for one, vector in found.items() if vector is None]:
+        alone = view.select(one).compute_embeddings(model, **options)
+        found[one] = alone[0] if alone is not None and len(alone) else None
+    failed = {one: f"{name} cannot embed its image" for one, vector in found.items() if vector is None}
+    return {"": {one: np.ravel(vector) for one, vector in found.items() if vector is not None}}, failed
+
+
+def _embed_texts(model, texts, field):
+    """Embeds texts, given by sample, as :func:`_embed_images` does images."""
+    found, failed = {}, {}
+    ids = list(texts)
+    with model:
+        for start in range(0, len(ids), _TEXTS_AT_ONCE):
+            batch = ids[start : start + _TEXTS_AT_ONCE]
+            try:
+                _add(found, batch, _embed(model, [texts[one] for one in batch]))
+            except Exception:
+                for one in batch:
+                    try:
+                        _add(found, [one], _embed(model, [texts[one]]))
+                    # Whatever it is, it is one text's.
+                    except Exception as error:
+                        failed[one] = f"{field}: {type(error).__name__}: {error}"
+    return found, failed
+
+
+def _embed(model, texts):
+    if hasattr(model, "encode_prompts"):
+        return ways_of(model.encode_prompts(texts))
+
+    rows = model.embed_prompts(texts)
+    return {"": rows.detach().cpu().numpy() if hasattr(rows, "detach") else np.asarray(rows)}
+
+
+def _add(found, ids, ways):
+    for way, rows in ways.items():
+        found.setdefault(way, {}).update(zip(ids, rows, strict=True))
