@@ -32,18 +32,31 @@ from scipy.stats import spearmanr
 warnings.filterwarnings("ignore", "unsafe cast from uint64")
 
 
-def ndcg(scores, relevant, k=5):
-    """Returns the nDCG@k of a ranking, averaged over queries.
+def quality(scores, relevant, metrics=("ndcg@5", "recall@10", "mrr@10")):
+    """Returns the metrics of a ranking, each averaged over queries.
 
     Args:
         scores: an array ``(queries, targets)``
         relevant: a bool array of the same shape
-        k (5): how far down to look
+        metrics: ranx's names of metrics, of at most the 10 best targets
     """
     qrels = {f"q{i}": {f"d{j}": 1 for j in np.flatnonzero(row)} for i, row in enumerate(relevant)}
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     run = {f"q{i}": {f"d{j}": float(scores[i, j]) for j in row} for i, row in enumerate(best)}
-    return evaluate(Qrels(qrels), Run(run), f"ndcg@{k}")
+    return [evaluate(Qrels(qrels), Run(run), metric) for metric in metrics]
+
+
+def ndcg(scores, relevant):
+    """Returns the nDCG@5 of a ranking, see :func:`quality`."""
+    return quality(scores, relevant, ["ndcg@5"])[0]
+
+
+def two_stage(single, multi, candidates=100):
+    """The scores of late interaction with those targets that single vectors choose, and of no others."""
+    chosen = np.argpartition(-single, candidates, axis=1)[:, :candidates]
+    scores = np.full_like(multi, -1)
+    np.put_along_axis(scores, chosen, np.take_along_axis(multi, chosen, axis=1), axis=1)
+    return scores
 
 
 def late_scores(queries, pages):
@@ -75,6 +88,8 @@ class Retrieval:
             vectors = (torch.from_numpy(embeddings.single) for embeddings in (queries, pages))
             scores[f"single, {dim}-d"] = single_scores(*vectors, dim).numpy()
         scores["multi, MaxSim"] = late_scores(queries.multi, pages.multi)
+        if len(self.pages) > 100:
+            scores["the same, best 100"] = two_stage(next(iter(scores.values())), scores["multi, MaxSim"])
         for strategy in ("mean", "max"):
             scores[f"{strategy}-pooled, 128-d"] = (
                 pool_multi_vectors(queries.multi, strategy) @ pool_multi_vectors(pages.multi, strategy).T
@@ -154,11 +169,11 @@ def main():
     table = {task: retrieval.scores(encoder, task) for task in encoder.tasks}
     ours, embeddings = table["retrieval"]
     relevant = retrieval.relevant
-    print(f"\nnDCG@5 of {len(relevant)} queries over as many pages, {relevant.sum(axis=1).mean():.1f} of them relevant")
-    for name, scores in ours.items():
-        print(f"  {name:20} {ndcg(scores, relevant):.3f}")
+    print(f"\n{len(relevant)} queries over as many pages, {relevant.sum(axis=1).mean():.1f} of them relevant to each")
+    print(f"  {'':20} nDCG@5  recall@10  MRR@10")
     chance = np.random.default_rng(0).random(relevant.shape)
-    print(f"  {'chance':20} {ndcg(chance, relevant):.3f}")
+    for name, scores in (ours | {"chance": chance}).items():
+        print(f"  {name:20} {{:6.3f}}  {{:9.3f}}  {{:6.3f}}".format(*quality(scores, relevant)))
 
     print("\nnDCG@5 by what the query names: queries, single, multi")
     multi = by_kind(retrieval, ours["multi, MaxSim"])

@@ -4,6 +4,7 @@ FiftyOne stores a run's settings with the path of the class that holds them, imp
 question, the App's server included, and finds the class of the run by leaving out ``Config``.
 """
 
+import copy
 import os
 
 import fiftyone as fo
@@ -233,6 +234,23 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     def label_ids(self):
         found = self._store.ids()
         return None if found is None or self.config.patches_field is None else found[0]
+
+    def with_candidates(self, candidates):
+        """Returns the same index with another number of candidates.
+
+        Args:
+            candidates: how many pages the single vectors choose for late interaction, or ``None`` for all
+
+        Returns:
+            a :class:`LateInteractionSimilarityIndex`
+        """
+        if candidates is not None:
+            check_integer("candidates", candidates, 1)
+
+        index = copy.copy(self)
+        index._config = copy.copy(self._config)
+        index._config.candidates = candidates
+        return index
 
     def add_samples(self, samples, **kwargs):
         """Embeds and adds those images, or patches, that the index lacks.

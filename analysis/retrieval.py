@@ -1,0 +1,229 @@
+"""How well search finds what it should, on a dataset whose right answers are known.
+
+What is compared are similarity indexes, of whatever model, backend and kind of vector: single vectors, pooled ones,
+late interaction with all pages or with a few candidates. ranx computes the metrics.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+
+import fiftyone as fo
+import numpy as np
+from tabulate import tabulate
+
+METRICS = ("ndcg@5", "recall@10", "mrr@10")
+
+_QUERIES_AT_ONCE = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What :func:`evaluate_search` found.
+
+    Args:
+        samples: the dataset or view that was searched
+        queries: a list of the N queries
+        relevant: a list of the sets of the ids of the samples that are right
+        found: a dict, by the name of the index, of lists of the ids that were found, best first
+        values: a dict, by the name of the index, of dicts by metric of arrays ``(N,)``
+        skipped: a dict of the reasons by the queries that were left out
+    """
+
+    samples: object
+    queries: list
+    relevant: list
+    found: dict
+    values: dict
+    skipped: dict
+
+    def rows(self):
+        """Returns the table, a list of dicts: the mean of each metric, for each index."""
+        return [
+            {"index": name} | {metric: float(values.mean()) for metric, values in metrics.items()}
+            for name, metrics in self.values.items()
+        ]
+
+    def __str__(self):
+        mean = np.mean([len(ids) for ids in self.relevant])
+        left_out = f", {len(self.skipped)} left out" if self.skipped else ""
+        head = f"{len(self.queries)} queries{left_out} over {len(self.samples)} samples, {mean:.1f} right ones a query"
+        return f"{head}\n{tabulate(self.rows(), headers='keys', floatfmt='.3f')}"
+
+    def worst(self, name, metric=None, n=10):
+        """Returns the queries that an index answers worst.
+
+        Args:
+            name: the index's name
+            metric (None): the metric, by default the first
+            n (10): how many
+
+        Returns:
+            a list of tuples of a query and its value, the worst first
+        """
+        values = self.values[name][metric or next(iter(self.values[name]))]
+        return [(self.queries[i], float(values[i])) for i in np.argsort(values, kind="stable")[:n]]
+
+    def view(self, name, query, verdict_field=None):
+        """Returns what an index found for a query, best first, and then what it missed.
+
+        Args:
+            name: the index's name
+            query: one of the queries
+            verdict_field (None): a field to write :class:`fiftyone.core.labels.Classification` labels to: ``"right"``,
+                ``"wrong"`` or ``"missed"``
+
+        Returns:
+            a :class:`fiftyone.core.view.DatasetView`
+        """
+        i = self.queries.index(query)
+        found, relevant = self.found[name][i], self.relevant[i]
+        verdicts = {one: "right" if one in relevant else "wrong" for one in found}
+        verdicts |= {one: "missed" for one in sorted(relevant - set(found))}
+        if verdict_field is not None:
+            labels = {one: fo.Classification(label=verdict) for one, verdict in verdicts.items()}
+            self.samples.set_values(verdict_field, labels, key_field="id")
+        return self.samples.select(list(verdicts), ordered=True)
+
+    def save_worst_views(self, name, metric=None, n=5):
+        """Saves the views of the queries that an index answers worst, for the App's list of saved views.
+
+        Args:
+            name: the index's name
+            metric (None): the metric, by default the first
+            n (5): how many
+
+        Returns:
+            a list of the views' names
+        """
+        names = []
+        for rank, (query, value) in enumerate(self.worst(name, metric, n), start=1):
+            names.append(f"worst {rank}: {query}"[:80])
+            description = f"{name}: {metric or next(iter(self.values[name]))} {value:.3f}"
+            dataset = self.samples._root_dataset
+            dataset.save_view(names[-1], self.view(name, query), description=description, overwrite=True)
+        return names
+
+
+def evaluate_search(samples, queries, indexes, metrics=METRICS):
+    """Asks similarity indexes queries whose right answers are known.
+
+    A query that has no right answer among the samples, or that cannot be embedded, costs itself alone: it is left out,
+    with a warning.
+
+    Args:
+        samples: the dataset or view to search
+        queries: a field of strings, or of lists of them, each a query whose right answers are the samples that have it;
+            or a dict, by query, of a tag or a list of ids of the right samples
+        indexes: a list of brain keys of similarity indexes, or a dict of brain keys or of indexes by the names to call
+            them, eg ``{"two-stage": index.with_candidates(100)}``
+        metrics (``METRICS``): ranx's names of metrics, each with its cutoff
+
+    Returns:
+        a :class:`SearchReport`
+
+    Raises:
+        ValueError: if no query is left, a metric has no cutoff, or an index is not of whole images
+    """
+    from ranx import Qrels, Run, evaluate
+
+    depths = [metric.rpartition("@")[2] for metric in metrics]
+    if not depths or not all(depth.isdigit() for depth in depths):
+        raise ValueError(f"Expected metrics with their cutoffs, such as 'ndcg@5', found {list(metrics)}")
+
+    depth = max(map(int, depths))
+    indexes = {name: _load_index(samples, index) for name, index in _named(indexes).items()}
+    relevant, skipped = _relevant(samples, queries)
+    found = {}
+    for name, index in indexes.items():
+        found[name] = _search(samples, index, [query for query in relevant if query not in skipped], depth, skipped)
+
+    asked = [query for query in relevant if query not in skipped]
+    for query, reason in skipped.items():
+        logger.warning("Leaving out the query %r: %s", query, reason)
+    if not asked:
+        raise ValueError("There is no query with a right answer to evaluate")
+
+    # Keys that sort as the queries do, which is the order of the values that ranx returns.
+    keys = [f"{i:09}" for i in range(len(asked))]
+    qrels = Qrels({key: dict.fromkeys(relevant[query], 1) for key, query in zip(keys, asked, strict=True)})
+    values = {}
+    for name, of_index in found.items():
+        run = Run({key: _scores(of_index[query]) for key, query in zip(keys, asked, strict=True)})
+        with warnings.catch_warnings():
+            # numba's, on a cast in one of ranx's loops
+            warnings.filterwarnings("ignore", "unsafe cast from uint64")
+            computed = evaluate(qrels, run, list(metrics), return_mean=False)
+        values[name] = {metric: np.asarray(rows) for metric, rows in _by_metric(computed, metrics).items()}
+
+    rankings = {name: [of_index[query] for query in asked] for name, of_index in found.items()}
+    return SearchReport(samples, asked, [relevant[query] for query in asked], rankings, values, skipped)
+
+
+def _named(indexes):
+    return indexes if isinstance(indexes, dict) else {index: index for index in indexes}
+
+
+def _load_index(samples, index):
+    index = samples.load_brain_results(index) if isinstance(index, str) else index
+    if index.config.patches_field is not None:
+        raise ValueError(f"The index is of patches in {index.config.patches_field!r}: search is evaluated on images")
+
+    return index
+
+
+def _relevant(samples, queries):
+    """The sets of the ids of the right samples, by query, and the reasons by the queries to leave out."""
+    relevant, skipped = {}, {}
+    if isinstance(queries, str):
+        for one, texts in zip(*samples.values(["id", queries]), strict=True):
+            for text in [texts] if isinstance(texts, str) else texts or []:
+                relevant.setdefault(text, set()).add(one)
+    else:
+        present = set(samples.values("id"))
+        for query, right in queries.items():
+            ids = samples.match_tags(right).values("id") if isinstance(right, str) else map(str, right)
+            relevant[query] = present.intersection(ids)
+
+    for query, ids in relevant.items():
+        if not isinstance(query, str) or not query.strip():
+            skipped[query] = "it is no text"
+        elif not ids:
+            skipped[query] = "no sample is right"
+    return relevant, skipped
+
+
+def _search(samples, index, queries, depth, skipped):
+    """Asks an index: the ids that it finds, by query. Queries that fail are added to those that are skipped."""
+    found = {}
+    with index.use_view(samples):
+        depth = min(depth, index.index_size)
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            batch = queries[start : start + _QUERIES_AT_ONCE]
+            try:
+                found.update(zip(batch, _neighbours(index, batch, depth), strict=True))
+            except Exception:
+                for query in batch:
+                    try:
+                        found[query] = _neighbours(index, [query], depth)[0]
+                    # Whatever it is, it is one query's.
+                    except Exception as error:
+                        skipped[query] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _neighbours(index, queries, depth):
+    ids, _ = index._kneighbors(index._parse_query(queries), k=depth, aggregation=None)
+    # Of one query, a backend may return the list alone.
+    return [list(map(str, of_query)) for of_query in ([ids] if len(ids) and isinstance(ids[0], str) else ids)]
+
+
+def _scores(ids):
+    """What ranx ranks by. It wants at least one, and knows no such sample."""
+    return {one: float(len(ids) - rank) for rank, one in enumerate(ids)} or {"none": 0.0}
+
+
+def _by_metric(computed, metrics):
+    return computed if isinstance(computed, dict) else {metrics[0]: computed}
