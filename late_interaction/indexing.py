@@ -61,6 +61,9 @@ def embed_missing(
         views = _patch_views(samples, patches_field, sample_ids, ids)
         batches = _patches(model, views, patches_field, batch_size, num_workers, skip_failures, force_square, alpha)
 
+    if not ids:
+        return
+
     with model, fou.ProgressBar(total=len(ids), progress=progress) as bar:
         for images, sample_ids, label_ids in batches:
             failed, embeddings = model.encode_images(images, skip_failures=skip_failures)
