@@ -49,16 +49,20 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
     id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, start INTEGER, tokens INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS pages_by_segment ON pages (segment);
+CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page);
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 """
 
 
 @dataclass(frozen=True)
 class _Catalog:
-    """The pages of the index at one revision, in the order in which their vectors lie."""
+    """The pages of the index at one revision, in the order in which their vectors lie, which is that of their adding.
+
+    While ``rewritten`` stays, pages only come behind those that are there.
+    """
 
     revision: int
+    rewritten: int
     ids: np.ndarray
     sample_ids: np.ndarray
     places: np.ndarray  # int64 (pages, 4): segment, page, start, tokens
@@ -95,7 +99,8 @@ class LocalStore:
 
     def size(self):
         """Returns the number of pages."""
-        return len(self._catalog().ids)
+        with self._reading() as database:
+            return database.execute("SELECT COUNT(*) FROM pages").fetchone()[0]
 
     def dims(self):
         """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
@@ -129,6 +134,9 @@ class LocalStore:
             state = {"segment": 0, "revision": 0} | dims | _state(database)
             _check_dims({name: state[name] for name in dims}, dims)
 
+            if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (one,)).fetchone() for one in ids):
+                state["rewritten"] = state.get("rewritten", 0) + 1
+
             for start in range(0, len(ids), _PAGES_PER_SEGMENT):
                 part = slice(start, start + _PAGES_PER_SEGMENT)
                 if self._pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
@@ -149,7 +157,8 @@ class LocalStore:
 
         with self._writing() as database:
             database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in ids])
-            _set_state(database, _state(database))
+            state = _state(database)
+            _set_state(database, state | {"rewritten": state.get("rewritten", 0) + 1})
 
         self._reclaim()
 
@@ -308,12 +317,14 @@ class LocalStore:
 
     def _mapped(self, segment, kind, dtype, columns):
         key = int(segment), kind
-        if key not in self._maps:
+        # Of this moment: another thread that finds the files grown begins a new one.
+        maps = self._maps
+        if key not in maps:
             path = self._path(segment, kind)
             rows = path.stat().st_size // (dtype.itemsize * columns)
             # Copy on write, and never written: torch takes no array that is read-only.
-            self._maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
-        return self._maps[key]
+            maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
+        return maps[key]
 
     def _reclaim(self):
         """Deletes files without pages. Pages of files that are mostly room are moved first."""
@@ -345,17 +356,30 @@ class LocalStore:
 
     def _catalog(self):
         with self._reading() as database:
-            revision = _state(database).get("revision", 0)
-            if self._cached is None or self._cached.revision != revision:
+            state = _state(database)
+            revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
+            known = self._cached
+            if known is None or known.revision != revision:
+                if known is None or known.rewritten != rewritten:
+                    known = _Catalog(0, 0, np.empty(0, "U24"), np.empty(0, "U24"), np.empty((0, 4), np.int64))
+
+                last = known.places[-1, :2].tolist() if len(known.ids) else [-1, -1]
                 rows = database.execute(
-                    "SELECT id, sample_id, segment, page, start, tokens FROM pages ORDER BY segment, page"
+                    "SELECT id, sample_id, segment, page, start, tokens FROM pages "
+                    "WHERE (segment, page) > (?, ?) ORDER BY segment, page",
+                    last,
                 ).fetchall()
                 ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
-                places = np.array(places, dtype=np.int64).T.reshape(-1, 4)
                 # The files have grown.
                 self._maps = {}
-                self._cached = _Catalog(revision, np.array(ids, dtype="U"), np.array(sample_ids, dtype="U"), places)
-        return self._cached
+                self._cached = known = _Catalog(
+                    revision,
+                    rewritten,
+                    np.append(known.ids, np.array(ids, dtype="U24")),
+                    np.append(known.sample_ids, np.array(sample_ids, dtype="U24")),
+                    np.append(known.places, np.array(places, dtype=np.int64).T.reshape(-1, 4), axis=0),
+                )
+        return known
 
     @contextlib.contextmanager
     def _reading(self):

@@ -115,6 +115,23 @@ def test_a_page_that_is_added_again_is_replaced(store, tolerance):
     np.testing.assert_allclose(store.multi(page_ids(2, 3))[0], new.multi[2], atol=tolerance)
 
 
+def test_a_reader_sees_what_another_process_did(store, tolerance):
+    embeddings, reader = random_embeddings(30), LocalStore(store.folder, store.dtype)
+    assert reader.size() == 0
+    for start in (0, 10, 20):
+        part = slice(start, start + 10)
+        fill(store, Embeddings(embeddings.single[part], embeddings.multi[part]), start)
+        assert reader.ids()[0].tolist() == page_ids(0, start + 10)
+        np.testing.assert_allclose(reader.multi(page_ids(start, start + 1))[0], embeddings.multi[start], atol=tolerance)
+
+    store.remove(page_ids(4, 6))
+    assert reader.ids()[0].tolist() == page_ids(0, 4) + page_ids(6, 30)
+    fill(store, random_embeddings(1, seed=5), 0)  # a page is written anew, and so lies last
+    assert reader.ids()[0].tolist() == page_ids(1, 4) + page_ids(6, 30) + page_ids(0, 1)
+    store.add(page_ids(4, 5), page_ids(4, 5), random_embeddings(1))
+    assert reader.size() == 29 and not reader.missing(page_ids(0, 5))
+
+
 def test_other_dimensions_are_refused_and_change_nothing(store):
     fill(store, random_embeddings(3))
     other = Embeddings(np.ones((1, SINGLE // 2), np.float32), random_embeddings(1).multi)
