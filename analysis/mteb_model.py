@@ -1,0 +1,370 @@
+"""The model as ``mteb`` evaluates it (mteb 2, https://github.com/embeddings-benchmark/mteb): ViDoRe, Jina-VDR, CoIR...
+
+    import mteb
+    from jina_embeddings_v4.analysis.mteb_model import JinaV4Mteb
+
+    model = JinaV4Mteb("jinaai/jina-embeddings-v4", late_interaction=True)
+    mteb.evaluate(model, mteb.get_benchmark("ViDoRe(v2)").tasks, num_proc=4)
+
+Each mteb task gets an adapter of the model by its metadata, as in mteb's own definition of jina-embeddings-v4, so that
+scores can be compared with those published:
+
+- ``"code"``, if it is about programming, by its domains or its languages;
+- ``"text-matching"``, if its type is ``STS`` or ``PairClassification``;
+- ``"retrieval"`` otherwise.
+
+Documents get the passage prefix, and all other texts that of queries. mteb's definition gives it to documents of the
+type ``Retrieval`` alone; there is no difference where documents are images, which have no prefix.
+
+A row with a text and an image, such as a page with its OCR, is embedded as both, as mteb does: the sum of the two
+single vectors, at length 1, or the rows of both multi-vectors. A row that cannot be embedded, since its image cannot be
+read or its text is missing, ends the evaluation with an error that names it, since scores without it would be wrong.
+
+mteb keeps results by name, revision and settings, and takes them from there when it is asked again. So a checkpoint
+that is not from the hub goes by its folder's name, and its revision changes with its files, as it does with those of an
+adapter of one's own.
+
+mteb is no requirement of this project. Nothing else imports it, and nothing here contacts a network but the download of
+a checkpoint that is named and not there yet.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..jina_v4.arguments import check_choice
+from ..jina_v4.checkpoint import REPOSITORY
+from ..jina_v4.encoder import Encoder
+from ..jina_v4.images import ImageError, resize_image
+from ..jina_v4.scoring import ClassTokens, maxsim
+
+try:
+    import mteb
+    from mteb.languages import PROGRAMMING_LANGS
+    from mteb.models import ModelMeta, MultiVectorSearchEncoderWrapper
+    from mteb.types import PromptType
+    from tqdm.auto import tqdm
+except ImportError as error:
+    raise ImportError(
+        f"Evaluation by mteb needs mteb 2.26 or later ({error}): pip install 'mteb>=2.26,<3'", name=error.name
+    ) from error
+
+LICENCE = "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"
+
+_TEXT_MATCHING = ("STS", "PairClassification")
+_PADDED_TOKENS = 2**18  # tokens of documents, with padding, that are scored at a time: 128 MiB
+
+
+def adapter_for(task_metadata):
+    """Chooses the adapter for an mteb task.
+
+    Args:
+        task_metadata: the task's :class:`mteb.TaskMetadata`
+
+    Returns:
+        ``"retrieval"``, ``"text-matching"`` or ``"code"``
+    """
+    if "Programming" in (task_metadata.domains or ()) or set(task_metadata.languages) & set(PROGRAMMING_LANGS):
+        return "code"
+
+    return "text-matching" if task_metadata.type in _TEXT_MATCHING else "retrieval"
+
+
+class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
+    """An mteb model, by single vectors or by late interaction.
+
+    By late interaction it ranks: it serves retrieval and reranking. Other tasks compute with vectors of one size, for
+    which mteb's evaluators call :meth:`encode`.
+
+    mteb's class adds the search: documents are embedded and scored in chunks, of which only each query's best remain.
+    For reranking, mteb holds the whole corpus at once.
+
+    Args:
+        checkpoint ("jinaai/jina-embeddings-v4"): a local directory, ``"org/name"`` or ``"org/name@revision"``, or an
+            :class:`jina_v4.encoder.Encoder`
+        late_interaction (False): whether to compare multi-vectors, by MaxSim
+        truncate_dim (None): one of the checkpoint's Matryoshka dimensions, for single vectors. ``None`` keeps them all
+        max_pixels (None): the area in pixels down to which larger images are resized. ``None`` means the checkpoint's
+            own. mteb's definition of the model has 37788800, which is 63 times as many
+        batch_size (128): the texts or images to hand to the encoder at a time. How many run at once the encoder
+            decides, by their tokens. mteb's own ``batch_size`` is that of its data loader
+        corpus_chunk_size (None): the documents to hold embedded at a time. ``None`` means 1000 by late interaction, of
+            400 KB a page by default, and 50000 otherwise
+        tasks (None): a dict that maps names or types of mteb tasks to adapters, before :func:`adapter_for`
+        **kwargs: ``device``, ``precision`` and ``adapter`` of :class:`jina_v4.encoder.Encoder`
+
+    Raises:
+        jina_v4.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+        ValueError: if an argument is not allowed
+    """
+
+    def __init__(
+        self,
+        checkpoint=REPOSITORY,
+        *,
+        late_interaction=False,
+        truncate_dim=None,
+        max_pixels=None,
+        batch_size=128,
+        corpus_chunk_size=None,
+        tasks=None,
+        **kwargs,
+    ):
+        if isinstance(checkpoint, Encoder) and kwargs:
+            raise ValueError(f"{', '.join(kwargs)}: an Encoder has these of its own, so pass a checkpoint's name")
+        if late_interaction and truncate_dim is not None:
+            raise ValueError(f"truncate_dim={truncate_dim!r} is for single vectors, not for late interaction")
+
+        self.encoder = checkpoint if isinstance(checkpoint, Encoder) else Encoder.from_checkpoint(checkpoint, **kwargs)
+        self.encoder.check_truncate_dim(truncate_dim)
+        self.encoder.processor.image_settings.check_max_pixels(max_pixels)
+        self.tasks = dict(tasks or {})
+        for name, task in self.tasks.items():
+            check_choice(f"the adapter of {name!r}", task, self.encoder.tasks)
+
+        self.late_interaction, self.truncate_dim, self.max_pixels = late_interaction, truncate_dim, max_pixels
+        self.batch_size = batch_size
+        self.corpus_chunk_size = corpus_chunk_size or (1000 if late_interaction else 50_000)
+        self.mteb_model_meta = self._meta()
+
+    def index(self, corpus, *, task_metadata, **kwargs):
+        """Takes the documents to search in, as mteb's class does.
+
+        Raises:
+            ValueError: if a document's text is missing, naming it. mteb fails at that without saying where
+        """
+        if "text" in task_metadata.get_modalities(PromptType.document):
+            for i, (row_id, text) in enumerate(zip(corpus["id"], corpus["text"], strict=True)):
+                if text is None:
+                    raise ValueError(f"{task_metadata.name}, document, {_called(i, row_id)} has no text")
+
+        super().index(corpus, task_metadata=task_metadata, **kwargs)
+
+    def encode(self, inputs, *, task_metadata, **kwargs):
+        """Encodes the rows of a task by single vectors.
+
+        Args:
+            inputs: a data loader of mteb's, of batches that are dicts with lists ``text``, ``image`` or both
+            task_metadata: the task's :class:`mteb.TaskMetadata`
+            **kwargs: ``hf_split`` and ``hf_subset``, for messages, ``prompt_type``, an
+                :class:`mteb.types.PromptType` or ``None``, and ``show_progress_bar``. mteb has others for other models
+
+        Returns:
+            a float32 array ``(rows, dim)``, rows of length 1
+
+        Raises:
+            TypeError: if the model is for late interaction
+            ValueError: if a row has no text or image, or one that cannot be read, naming it
+        """
+        if self.late_interaction:
+            raise TypeError(
+                f"{task_metadata.name}, of type {task_metadata.type}, needs vectors of one size, which late "
+                "interaction does not have: use JinaV4Mteb(..., late_interaction=False)"
+            )
+
+        return np.stack(self._encode(inputs, task_metadata=task_metadata, **kwargs))
+
+    def similarity(self, embeddings1, embeddings2):
+        """Scores all of some embeddings, of queries, with all of others, of documents.
+
+        Args:
+            embeddings1: single vectors ``(N, dim)`` or one ``(dim,)``; by late interaction N arrays ``(tokens_i, 128)``
+            embeddings2: the same of M
+
+        Returns:
+            a float32 tensor ``(N, M)``: the cosines, or MaxSim, the sum of the cosines of a query's tokens with their
+            best matches. mteb's definition has the sum, too, which some of its measures compare between queries
+        """
+        if not self.late_interaction:
+            return _rows_of(embeddings1) @ _rows_of(embeddings2).T
+
+        queries = ClassTokens(embeddings1, self.encoder.device)
+        lengths = [len(document) for document in embeddings2]
+        scores = torch.empty(len(queries), len(lengths))
+        for group in _groups(lengths):
+            scores[:, group] = maxsim([embeddings2[i] for i in group], queries, normalize=False).T.cpu()
+        return scores
+
+    def similarity_pairwise(self, embeddings1, embeddings2):
+        """Scores each embedding with the one beside it: a float32 tensor ``(N,)``, as :meth:`similarity` has them."""
+        if not self.late_interaction:
+            return (_rows_of(embeddings1) * _rows_of(embeddings2)).sum(dim=-1)
+
+        pairs = zip(embeddings1, embeddings2, strict=True)
+        return torch.cat([self.similarity([query], [document])[0] for query, document in pairs])
+
+    def _encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
+        """Encodes the rows of a task, for mteb's search.
+
+        Returns:
+            a list of float32 arrays, ``(dim,)`` or ``(tokens_i, 128)``
+        """
+        by_name = self.tasks.get(task_metadata.name, self.tasks.get(task_metadata.type))
+        task = by_name or adapter_for(task_metadata)
+        prompt_name = "passage" if prompt_type == PromptType.document else "query"
+        name = f"{task_metadata.name} ({hf_subset}, {hf_split}{f', {prompt_type.value}' if prompt_type else ''})"
+        vectors, rows = [], []
+        for row in _rows(inputs, name, kwargs.get("show_progress_bar", True)):
+            rows.append(self._prepared(*row))
+            if len(rows) == self.batch_size:
+                vectors += self._embed(rows, task, prompt_name)
+                rows = []
+        return vectors + self._embed(rows, task, prompt_name)
+
+    def _prepared(self, name, text, image):
+        """Checks a row, and resizes its image, which takes less memory until it is embedded."""
+        if text is None and image is None:
+            raise ValueError(f"{name} has neither a text nor an image")
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{name} has a {type(text).__name__} for a text")
+        try:
+            settings = self.encoder.processor.image_settings
+            return text, None if image is None else resize_image(image, settings, self.max_pixels)
+        except ImageError as error:
+            raise ImageError(f"{name} has an image that cannot be embedded: {error}") from error
+
+    def _embed(self, rows, task, prompt_name):
+        """Embeds rows, each a text and an image, of which one may be ``None``."""
+        parts = [[] for _ in rows]
+        texts, images = ({i: row[column] for i, row in enumerate(rows) if row[column] is not None} for column in (0, 1))
+        settings = {"task": task, "truncate_dim": self.truncate_dim}
+        for given, encode in (
+            (texts, lambda texts: self.encoder.encode_texts(texts, prompt_name=prompt_name, **settings)),
+            (images, lambda images: self.encoder.encode_images(images, **settings)),
+        ):
+            if given:
+                embeddings = encode(list(given.values()))
+                for i, *vectors in zip(given, embeddings.single, embeddings.multi, strict=True):
+                    parts[i].append(vectors[self.late_interaction])
+
+        if self.late_interaction:
+            return [np.concatenate(part) for part in parts]
+
+        return [part[0] if len(part) == 1 else _unit(sum(part)) for part in parts]
+
+    def _meta(self):
+        encoder = self.encoder
+        name, revision = _identity(Path(encoder.directory).absolute())
+        licence = LICENCE if name == REPOSITORY else None
+        # What mteb knows of the original, such as what data it was trained on, holds for the original alone.
+        known = ModelMeta.create_empty()
+        if encoder.adapter is not None:
+            revision += f"+{Path(encoder.adapter).name}-{_fingerprint(encoder.adapter)}"
+        elif name == REPOSITORY:
+            known = mteb.get_model_meta(REPOSITORY)
+
+        # What mteb calls an experiment: scores by other settings than the default are kept apart from each other.
+        settings = {
+            "late_interaction": self.late_interaction or None,
+            "truncate_dim": self.truncate_dim,
+            "max_pixels": self.max_pixels,
+            "tasks": self.tasks or None,
+            # A GPU's bfloat16 and a CPU's float32 are the default there.
+            "precision": {torch.int8: "int8", torch.float16: "float16"}.get(encoder.dtype),
+        }
+        settings = {key: value for key, value in settings.items() if value is not None}
+        single_dim = self.truncate_dim or encoder.backbone.hidden_size
+        ours = {
+            "loader": _load,
+            "loader_kwargs": {"checkpoint": str(encoder.directory), "adapter": encoder.adapter},
+            "name": name,
+            "revision": revision,
+            "embed_dim": encoder.multi_vector_dim if self.late_interaction else single_dim,
+            "license": licence,
+            "framework": ["PyTorch", "Transformers", "safetensors"],
+            "similarity_fn_name": "MaxSim" if self.late_interaction else "cosine",
+            "model_type": ["late-interaction" if self.late_interaction else "dense"],
+            "modalities": ["image", "text"],
+            "use_instructions": True,
+            "experiment_kwargs": settings or None,
+            "output_dtypes": None,
+            "extra_requirements_groups": None,
+        }
+        return ModelMeta(**(dict(known) | ours))
+
+
+def _load(name, revision=None, checkpoint=None, embed_dim=None, **kwargs):
+    """Loads the model anew from its :class:`mteb.models.ModelMeta`, as mteb calls it."""
+    if embed_dim is not None and not kwargs.get("late_interaction"):
+        kwargs["truncate_dim"] = embed_dim
+    return JinaV4Mteb(checkpoint or f"{name}@{revision}", **kwargs)
+
+
+def _identity(directory):
+    """Returns the name and the revision that mteb is to keep a checkpoint's results by."""
+    repository, _, commit = directory.parts[-3:]
+    if repository.startswith("models--"):  # the Hugging Face cache
+        return repository.removeprefix("models--").replace("--", "/", 1), commit
+
+    return f"local/{directory.name}", _fingerprint(directory)
+
+
+def _fingerprint(directory):
+    """Returns a string that changes when a directory's weights are written anew."""
+    files = sorted(Path(directory).rglob("*.safetensors"))
+    seen = [(str(file.relative_to(directory)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+
+
+def _rows(inputs, name, progress):
+    """Yields what each row is called, its text and its image."""
+    batches, start = iter(tqdm(inputs, desc=name, disable=not progress)), 0
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:
+            # Images are decoded, and columns put together, in the data loader, which does not say where it failed.
+            row = _faulty_row(inputs, start)
+            raise ValueError(f"{name}, {row} cannot be read: {type(error).__name__}: {error}") from error
+        if batch is None:
+            return
+
+        count = len(batch.get("text", batch.get("image", ())))
+        texts, images, ids = (batch.get(column, [None] * count) for column in ("text", "image", "id"))
+        for i, columns in enumerate(zip(texts, images, ids, strict=True), start):
+            yield f"{name}, {_called(i, columns[2])}", *columns[:2]
+        start += count
+
+
+def _faulty_row(inputs, start):
+    """Finds the row that a data loader failed at, among those of its batch, and says what it is called."""
+    dataset, stop = inputs.dataset, start + inputs.batch_size
+    for i in range(start, min(stop, len(dataset))):
+        try:
+            row = dataset[i]
+            if all(value is not None for column, value in row.items() if column != "image"):
+                continue
+        # What it is has been told.
+        except Exception:
+            pass
+        known = "id" in getattr(dataset, "column_names", ())
+        return _called(i, dataset.select_columns("id")[i]["id"] if known else None)
+
+    return f"one of the rows {start} to {stop - 1}"
+
+
+def _called(i, row_id):
+    return f"row {i}" if row_id is None else f"row {i} (id {row_id!r})"
+
+
+def _groups(lengths):
+    """Yields lists of indexes of documents that are scored together: of like lengths, since they are padded."""
+    group = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[i] > _PADDED_TOKENS:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _rows_of(vectors):
+    vectors = np.stack(vectors) if isinstance(vectors, list) else vectors
+    return torch.atleast_2d(torch.as_tensor(vectors).float())
+
+
+def _unit(vector):
+    return vector / max(np.linalg.norm(vector), 1e-12)
