@@ -11,8 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
+import datasets
+import mteb
 import numpy as np
 import pytest
+from jina_embeddings_v4.analysis import mteb_model
+from jina_embeddings_v4.analysis.mteb_model import JinaV4Mteb, adapter_for
 from jina_embeddings_v4.jina_v4.checkpoint import REPOSITORY, REVISION
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from jina_embeddings_v4.training.data import Page, page_queries
@@ -20,16 +24,10 @@ from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption, phrase
 from jina_embeddings_v4.training.pages.programs import describe, programs
 from jina_embeddings_v4.training.pages.rendering import draw_document
+from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS
 from scipy.stats import spearmanr
 
 from benchmarks.quality import late_scores, ndcg
-
-mteb = pytest.importorskip("mteb")
-datasets = pytest.importorskip("datasets")
-
-from jina_embeddings_v4.analysis import mteb_model  # noqa: E402
-from jina_embeddings_v4.analysis.mteb_model import JinaV4Mteb, adapter_for  # noqa: E402
-from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS  # noqa: E402
 
 DEMO = Path(__file__).parents[2] / "demo_checkpoint"
 
