@@ -81,11 +81,25 @@ class _Catalog:
         return np.where(self.ids[found] == np.asarray(ids), found, -1)
 
 
+def _again(read):
+    """Reads once more where a file is gone: another process moved its pages after the table was read."""
+
+    @functools.wraps(read)
+    def reading(self, *args, **kwargs):
+        try:
+            return read(self, *args, **kwargs)
+        except FileNotFoundError:
+            self._cached, self._maps = None, {}
+            return read(self, *args, **kwargs)
+
+    return reading
+
+
 class LocalStore:
     """A store in a folder.
 
     Args:
-        folder: the folder, which is made when the first page is added
+        folder: the folder
         dtype ("float16"): ``"float16"``, or ``"int8"`` for multi-vectors of half the size
     """
 
@@ -96,6 +110,19 @@ class LocalStore:
         self.dtype = dtype
         self._cached = None
         self._maps = {}
+
+    def create(self):
+        """Makes the folder, unless it is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            pass
+
+    def check(self):
+        """Raises a ``FileNotFoundError`` where the folder is gone."""
+        if not self._database.exists():
+            raise FileNotFoundError(
+                f"The vectors of this index are gone from {self.folder}: delete its run, and index the pages anew"
+            )
 
     def size(self):
         """Returns the number of pages."""
@@ -162,6 +189,7 @@ class LocalStore:
 
         self._reclaim()
 
+    @_again
     def single(self, ids):
         """Reads the single vectors of pages that are in the index.
 
@@ -178,6 +206,7 @@ class LocalStore:
             row[:] = self._singles(segment, dim)[page]
         return vectors, catalog.sample_ids[found].tolist()
 
+    @_again
     def multi(self, ids):
         """Reads the multi-vectors of pages that are in the index.
 
@@ -197,6 +226,7 @@ class LocalStore:
                 vectors[-1] *= _scales(stored)[:, None]
         return vectors
 
+    @_again
     def search(self, query, k=None, candidates=None, ids=None, reverse=False):
         """Ranks pages.
 

@@ -32,6 +32,12 @@ class QdrantStore:
         else:
             self._client = qdrant_client.QdrantClient(path=uri)
 
+    def create(self):
+        """Does nothing: the collection is made when the dimensions of its vectors are known."""
+
+    def check(self):
+        """Does nothing: an index without pages has no collection."""
+
     def size(self):
         """Returns the number of pages."""
         return self._client.count(self.name).count if self._exists() else 0

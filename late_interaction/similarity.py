@@ -178,6 +178,7 @@ class LateInteractionSimilarity(fbs.Similarity):
     def initialize(self, samples, brain_key):
         self._settle(samples)
         index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
+        index._store.create()
 
         # FiftyOne would hold the embeddings of all samples at once, 200 KB a page. It hands over neither the view nor
         # how to load it, but they are in its call; and it embeds nothing itself where the index is no longer empty.
@@ -455,6 +456,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if aggregation not in (None, "mean"):
             raise ValueError(f"aggregation={aggregation!r}: the scores of several queries are averaged, by 'mean'")
 
+        self._store.check()
         # Another process may have added pages, or removed some.
         within = None
         if self.has_view:

@@ -132,6 +132,19 @@ def test_a_reader_sees_what_another_process_did(store, tolerance):
     assert reader.size() == 29 and not reader.missing(page_ids(0, 5))
 
 
+def test_a_reader_whose_files_were_moved_reads_again(store, tolerance, monkeypatch):
+    monkeypatch.setattr(local_store, "_PAGES_PER_SEGMENT", 10)
+    embeddings, reader = random_embeddings(20), LocalStore(store.folder, store.dtype)
+    for start in (0, 10):
+        fill(store, Embeddings(embeddings.single[start : start + 10], embeddings.multi[start : start + 10]), start)
+    catalog = reader._catalog()
+
+    # The table is read, and then the files are moved, in which it says the pages are.
+    store.remove(page_ids(0, 8))
+    monkeypatch.setattr(reader, "_catalog", lambda: catalog if reader._cached is not None else store._catalog())
+    np.testing.assert_allclose(reader.multi(page_ids(9, 10))[0], embeddings.multi[9], atol=2 * tolerance)
+
+
 def test_other_dimensions_are_refused_and_change_nothing(store):
     fill(store, random_embeddings(3))
     other = Embeddings(np.ones((1, SINGLE // 2), np.float32), random_embeddings(1).multi)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,14 @@ def test_deleting_the_run_deletes_the_files(dataset):
     folder = os.path.join(index.config.uri, index.config.name)
     index.cleanup()
     assert not os.path.exists(folder) and index.total_index_size == 0
+
+
+def test_an_index_whose_files_are_gone_says_so(dataset):
+    index = make_index(dataset[:3])
+    folder = os.path.join(index.config.uri, index.config.name)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match=folder):
+        dataset.sort_by_similarity(PROMPTS[0], brain_key="late")
 
 
 def test_patches(dataset):
