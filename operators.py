@@ -3,6 +3,8 @@
 They make FiftyOne's own calls, the ones of the README, so whatever was indexed here can be searched there.
 """
 
+from datetime import datetime
+
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.operators as foo
@@ -39,7 +41,10 @@ class IndexPages(foo.Operator):
             description="What to call the index. One that exists gets the pages that it lacks",
         )
         key = ctx.params.get("brain_key", "pages")
-        if key in _indexes(ctx.dataset):
+        made = _indexes(ctx.dataset).get(key)
+        if made is not None and made.model is None:
+            _refuse(inputs, "brain_key", f"{key!r} was made by a model that was an object, not a name")
+        elif made is not None:
             # Its settings are those that it was made with.
             inputs.message("exists", label=f"{key!r} exists. The pages that it lacks will be added")
         else:
@@ -80,10 +85,11 @@ class IndexPages(foo.Operator):
             settings = {name: getattr(config, name) for name in names}
 
         yield _report(ctx, "Loading the model")
+        pages = _target(ctx)
         index = fob.compute_similarity(ctx.dataset, backend=BACKEND, brain_key=key, embeddings=False, **settings)
         loading = {name: params.get(name) for name in ("batch_size", "num_workers")}
-        for done, total in index.iter_add_samples(ctx.target_view(), progress=False, **loading):
-            yield _report(ctx, f"Indexed {done} of {total} pages", done / total)
+        for done, total in index.iter_add_samples(pages, progress=False, **loading):
+            yield _report(ctx, f"Indexed {done} of {total} pages", done / total if total else 1)
 
         if not ctx.delegated:
             yield ctx.ops.reload_dataset()
@@ -105,9 +111,9 @@ class SearchPages(foo.Operator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        keys = sorted(_indexes(ctx.dataset))
+        keys = _searchable(ctx.dataset)
         if not keys:
-            _refuse(inputs, "brain_key", "There is no index yet: run the operator Index pages first")
+            _refuse(inputs, "brain_key", "There is no index with pages, made by a model's name: run Index pages first")
             return types.Property(inputs, view=types.View(label="Search pages"))
 
         inputs.enum("brain_key", keys, default=keys[0], required=True, label="Index")
@@ -129,9 +135,11 @@ class SearchPages(foo.Operator):
 
         yield _report(ctx, "Loading the model")
         model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
-        pages = _before_search(ctx.target_view())
+        pages = _before_search(_target(ctx))
         if config.patches_field is not None and not pages._is_patches:
             pages = pages.to_patches(config.patches_field)
+        elif not ctx.dataset.has_field("distance"):
+            ctx.dataset.add_sample_field("distance", fo.FloatField)
         yield _report(ctx, "Searching")
         view = pages.sort_by_similarity(query, k=ctx.params["k"], brain_key=key, dist_field="distance")
 
@@ -144,8 +152,9 @@ class SearchPages(foo.Operator):
                 model.heatmaps(part, query, label_field=field, num_workers=0, progress=False)
 
         if ctx.delegated:
-            # There is no one to show the view to, now.
-            ctx.dataset.save_view(f"search: {query}"[:80], view, overwrite=True)
+            # There is no one to show the view to, now. By its time, no other has its name, whatever the query's script.
+            moment = datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+            ctx.dataset.save_view(f"search {moment}: {query}"[:100], view)
         else:
             yield ctx.ops.reload_dataset()
             yield ctx.ops.set_view(view)
@@ -158,6 +167,26 @@ def _indexes(dataset):
     """The settings of the dataset's late-interaction indexes, by brain key."""
     keys = dataset.list_brain_runs(type="similarity", method=BACKEND)
     return {key: dataset.get_brain_info(key).config for key in keys}
+
+
+def _target(ctx):
+    """The samples that the person chose: of groups those of the slice that is shown, and of documents all pages."""
+    view = ctx.target_view()
+    if not view._is_dynamic_groups:
+        return ctx.target_view(require_flat=True)
+
+    # FiftyOne would take these for groups with slices, and its data loaders cannot read the flattened view itself.
+    return ctx.dataset.select(view.flatten().values("id"))
+
+
+def _searchable(dataset):
+    """The brain keys of those indexes that were finished, hold pages, and know the name of their model."""
+    keys = []
+    for key, config in sorted(_indexes(dataset).items()):
+        index = dataset.load_brain_results(key)
+        if config.model is not None and index is not None and index.total_index_size:
+            keys.append(key)
+    return keys
 
 
 def _before_search(view):

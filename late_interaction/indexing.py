@@ -4,8 +4,8 @@ import operator
 
 import fiftyone.core.labels as fol
 import fiftyone.core.utils as fou
+import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
-import numpy as np
 import torch
 
 from ..batches import FailedImage, load_images
@@ -14,6 +14,7 @@ from .token_pooling import pool_tokens
 
 # Samples that are selected at a time. A query of MongoDB has its limit, 16 MB.
 _SELECTED_AT_ONCE = 100_000
+_PATCHES_AT_ONCE = 5000
 
 
 def embed_missing(
@@ -48,17 +49,13 @@ def embed_missing(
         tuples of :class:`jina_v4.encoder.Embeddings`, a list of the sample ids, and a list of the patches' ids or
         ``None``
     """
+    samples = _flat(samples, patches_field)
     if patches_field is None:
         ids = missing(samples.values("id"))
         batches = _images(model, samples, ids, batch_size, num_workers, skip_failures)
     else:
-        sample_ids, label_ids = _patch_ids(samples, patches_field)
-        ids = missing([one for of_sample in label_ids for one in of_sample])
-        wanted = set(ids)
-        sample_ids = [
-            one for one, of_sample in zip(sample_ids, label_ids, strict=True) if not wanted.isdisjoint(of_sample)
-        ]
-        views = _patch_views(samples, patches_field, sample_ids, ids)
+        ids = missing([one for of_sample in _patch_ids(samples, patches_field)[1] for one in of_sample])
+        views = _patch_views(samples, patches_field, ids)
         batches = _patches(model, views, patches_field, batch_size, num_workers, skip_failures, force_square, alpha)
 
     if not ids:
@@ -118,15 +115,41 @@ def _patches(model, views, patches_field, batch_size, num_workers, skip_failures
         yield images, of_samples, of_labels
 
 
-def _patch_views(samples, patches_field, sample_ids, label_ids):
-    """Views of the patches to embed, and of no others."""
-    if samples._is_patches:
-        yield from _selected(samples, label_ids)
-    else:
-        wanted = np.array(label_ids)
-        for view in _selected(samples, sample_ids):
-            here = [one for of_sample in _patch_ids(view, patches_field)[1] for one in of_sample]
-            yield view.select_labels(ids=np.intersect1d(here, wanted).tolist(), fields=patches_field)
+def _patch_views(samples, patches_field, label_ids):
+    """Yields views of the patches to embed, and of no others, some thousands at a time."""
+    wanted = set(label_ids)
+    chosen, labels = [], []
+    for one, of_sample in zip(samples.values("id"), _patch_ids(samples, patches_field)[1], strict=True):
+        if wanted.isdisjoint(of_sample):
+            continue
+
+        chosen.append(one)
+        labels += of_sample
+        if len(labels) >= _PATCHES_AT_ONCE:
+            yield _patch_view(samples, patches_field, chosen, labels, wanted)
+            chosen, labels = [], []
+    if chosen:
+        yield _patch_view(samples, patches_field, chosen, labels, wanted)
+
+
+def _patch_view(samples, patches_field, ids, label_ids, wanted):
+    view = samples.select(ids)
+    if wanted.issuperset(label_ids):
+        return view
+
+    return view.select_labels(ids=[one for one in label_ids if one in wanted], fields=patches_field)
+
+
+def _flat(samples, patches_field):
+    """Returns samples each of which is an image to index."""
+    if samples._is_dynamic_groups:
+        # Data loaders cannot read the flattened view itself.
+        samples = samples._root_dataset.select(samples.flatten().values("id"))
+    fov.validate_image_collection(samples)
+    if samples._is_patches and patches_field is None:
+        raise ValueError("The view is of patches: name their field, patches_field=..., or pass a view of whole images")
+
+    return samples
 
 
 def _selected(samples, ids):

@@ -17,16 +17,14 @@ So whoever reads finds all that is committed, and what a killed process left beh
 import contextlib
 import functools
 import os
-import shutil
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-
-from ..jina_v4.encoder import Embeddings
 
 DTYPES = ("float16", "int8")
 
@@ -40,18 +38,18 @@ _PAGES_PER_SEGMENT = 4096
 # Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
 _SIMILARITIES_AT_ONCE = 2**22
 _TOKENS_AT_ONCE = 3072
+_QUERY_ROWS_AT_ONCE = 1024
 _SINGLES_AT_ONCE = 256
 
 # The parts of a search that a thread takes, one after the other.
 _PARTS_PER_THREAD = 4
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS pages (
-    id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, start INTEGER, tokens INTEGER
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page);
-CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
-"""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
+    "start INTEGER, tokens INTEGER) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page)",
+    "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,14 @@ class _Catalog:
         at = np.searchsorted(self.ids, ids, sorter=self._order)
         found = self._order[np.minimum(at, len(self.ids) - 1)]
         return np.where(self.ids[found] == np.asarray(ids), found, -1)
+
+    def rows_of_present(self, ids):
+        """Returns the row of each id, and raises a ``KeyError`` for one that is not there."""
+        rows = self.rows(ids)
+        if (rows < 0).any():
+            raise KeyError(f"{ids[int(np.argmin(rows))]} is not in the index")
+
+        return rows
 
 
 def _again(read):
@@ -110,6 +116,7 @@ class LocalStore:
         self.dtype = dtype
         self._cached = None
         self._maps = {}
+        self._loading = threading.Lock()
 
     def create(self):
         """Makes the folder, unless it is there."""
@@ -140,6 +147,8 @@ class LocalStore:
         catalog = self._catalog()
         return catalog.ids, catalog.sample_ids
 
+    list_ids = ids
+
     def missing(self, ids):
         """Returns those of the ids that are not in the index, a list."""
         return [one for one, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
@@ -164,17 +173,7 @@ class LocalStore:
             if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (one,)).fetchone() for one in ids):
                 state["rewritten"] = state.get("rewritten", 0) + 1
 
-            for start in range(0, len(ids), _PAGES_PER_SEGMENT):
-                part = slice(start, start + _PAGES_PER_SEGMENT)
-                if self._pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
-                    state["segment"] += 1
-                places = self._append(state["segment"], embeddings.single[part], embeddings.multi[part])
-                rows = [
-                    (one, sample_id, *place)
-                    for one, sample_id, place in zip(ids[part], sample_ids[part], places, strict=True)
-                ]
-                database.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", rows)
-
+            self._insert(database, state, ids, sample_ids, embeddings.single, embeddings.multi)
             _set_state(database, state)
 
     def remove(self, ids):
@@ -183,11 +182,19 @@ class LocalStore:
             return
 
         with self._writing() as database:
-            database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in ids])
             state = _state(database)
-            _set_state(database, state | {"rewritten": state.get("rewritten", 0) + 1})
+            if "single_dim" not in state:
+                return
 
-        self._reclaim()
+            database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in ids])
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            empty = self._empty(database, state)
+            _set_state(database, state)
+
+        # Only now that no row speaks of them, and none will.
+        for segment in empty:
+            for kind in ("single", "multi"):
+                self._path(segment, kind).unlink(missing_ok=True)
 
     @_again
     def single(self, ids):
@@ -199,12 +206,9 @@ class LocalStore:
         Returns:
             a tuple of a float32 array ``(pages, dim)`` and a list of the ids of the samples that the pages are in
         """
-        catalog, dim = self._catalog(), self.dims()[0]
-        found = catalog.rows(ids)
-        vectors = np.empty((len(ids), dim or 0), np.float32)
-        for row, (segment, page, _, _) in zip(vectors, catalog.places[found], strict=True):
-            row[:] = self._singles(segment, dim)[page]
-        return vectors, catalog.sample_ids[found].tolist()
+        catalog = self._catalog()
+        rows = catalog.rows_of_present(ids)
+        return self._read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
 
     @_again
     def multi(self, ids):
@@ -216,15 +220,8 @@ class LocalStore:
         Returns:
             a list of float32 arrays ``(tokens_i, 128)``, as close to those that were added as the dtype allows
         """
-        catalog, dim = self._catalog(), self.dims()[1]
-        vectors = []
-        for segment, _, start, tokens in catalog.places[catalog.rows(ids)]:
-            vectors.append(np.empty((tokens, dim), np.float32))
-            stored = self._tokens(segment, dim)[start : start + tokens]
-            vectors[-1][:] = stored[:, _HEAD[self.dtype] :]
-            if self.dtype == "int8":
-                vectors[-1] *= _scales(stored)[:, None]
-        return vectors
+        catalog = self._catalog()
+        return self._read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1])
 
     @_again
     def search(self, query, k=None, candidates=None, ids=None, reverse=False):
@@ -261,9 +258,13 @@ class LocalStore:
         return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
 
     def drop(self):
-        """Deletes the folder."""
+        """Deletes the index's files, and the folder, if nothing else is in it."""
         self._maps, self._cached = {}, None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for pattern in ("*.single", "*.multi", "pages.sqlite*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     #
     # Scores
@@ -292,7 +293,8 @@ class LocalStore:
         dim, head = query.shape[1], _HEAD[self.dtype]
         # Rows are read as they lie in the file, what is before their values too, which the query's zeros drop.
         query = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
-        at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(query)))
+        parts = query.split(_QUERY_ROWS_AT_ONCE)
+        at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(parts[0])))
 
         def score(places):
             lengths = places[:, 3].tolist()
@@ -305,11 +307,13 @@ class LocalStore:
                     buffer[end : end + tokens].copy_(_tensor(stored))
                     scales.append(_scales(stored) if head else None)
                     end += tokens
-                similarities = (query @ buffer[:end].T).numpy()
-                if head:
-                    similarities *= np.concatenate(scales)
                 starts = np.cumsum([0, *lengths[start : stop - 1]])
-                scores.append(np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0))
+                scores.append(np.zeros(stop - start, np.float32))
+                for part in parts:
+                    similarities = (part @ buffer[:end].T).numpy()
+                    if head:
+                        similarities *= np.concatenate(scales)
+                    scores[-1] += np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0)
             return np.concatenate(scores)
 
         return _in_threads(score, places)
@@ -317,6 +321,31 @@ class LocalStore:
     #
     # Files
     #
+
+    def _insert(self, database, state, ids, sample_ids, singles, multi):
+        """Writes pages to the segment that is being filled, and to new ones."""
+        for start in range(0, len(ids), _PAGES_PER_SEGMENT):
+            part = slice(start, start + _PAGES_PER_SEGMENT)
+            if self._pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
+                state["segment"] += 1
+            places = self._append(state["segment"], singles[part], multi[part])
+            rows = [(*of_page, *place) for *of_page, place in zip(ids[part], sample_ids[part], places, strict=True)]
+            database.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def _read_single(self, places, dim):
+        vectors = np.empty((len(places), dim), np.float32)
+        for row, (segment, page, _, _) in zip(vectors, places, strict=True):
+            row[:] = self._singles(segment, dim)[page]
+        return vectors
+
+    def _read_multi(self, places, dim):
+        vectors = []
+        for segment, _, start, tokens in places:
+            stored = self._tokens(segment, dim)[start : start + tokens]
+            vectors.append(stored[:, _HEAD[self.dtype] :].astype(np.float32))
+            if self.dtype == "int8":
+                vectors[-1] *= _scales(stored)[:, None]
+        return vectors
 
     def _append(self, segment, singles, multi):
         """Writes vectors to the end of a segment's files.
@@ -356,25 +385,28 @@ class LocalStore:
             maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
         return maps[key]
 
-    def _reclaim(self):
-        """Deletes files without pages. Pages of files that are mostly room are moved first."""
-        with self._reading() as database:
-            live = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
-            state = _state(database)
-        for path in sorted(self.folder.glob("*.single")):
-            segment = int(path.stem)
+    def _empty(self, database, state):
+        """Moves the pages of those files that are mostly room, and returns the segments that have none left."""
+        live = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
+        empty = []
+        self._maps = {}
+        for segment in sorted(int(path.stem) for path in self.folder.glob("*.single")):
             pages = self._pages_in(segment, state["single_dim"])
-            if segment == state["segment"] and pages < _PAGES_PER_SEGMENT:
-                continue  # still being filled
-            if 0 < live.get(segment, 0) < pages / 2:
-                with self._reading() as database:
-                    rows = database.execute("SELECT id, sample_id FROM pages WHERE segment = ?", (segment,)).fetchall()
-                ids, sample_ids = map(list, zip(*rows, strict=True))
-                self.add(ids, sample_ids, Embeddings(self.single(ids)[0], self.multi(ids)))
-            if live.get(segment, 0) < pages / 2:
-                for kind in ("single", "multi"):
-                    self._maps.pop((segment, kind), None)
-                    self._path(segment, kind).unlink(missing_ok=True)
+            if live.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
+                continue  # well used, or still being filled
+            if segment == state["segment"]:
+                state["segment"] += 1
+
+            rows = database.execute(
+                "SELECT id, sample_id, segment, page, start, tokens FROM pages WHERE segment = ?", (segment,)
+            ).fetchall()
+            if rows:
+                ids, sample_ids, *places = map(list, zip(*rows, strict=True))
+                places = np.array(places).T
+                single = self._read_single(places, state["single_dim"])
+                self._insert(database, state, ids, sample_ids, single, self._read_multi(places, state["multi_dim"]))
+            empty.append(segment)
+        return empty
 
     #
     # The table
@@ -385,7 +417,7 @@ class LocalStore:
         return self.folder / "pages.sqlite"
 
     def _catalog(self):
-        with self._reading() as database:
+        with self._loading, self._reading() as database:
             state = _state(database)
             revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
             known = self._cached
@@ -415,20 +447,31 @@ class LocalStore:
     def _reading(self):
         # A connection for each use: the App's server asks from several threads.
         path = self._database if self._database.exists() else ":memory:"
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
-            if path == ":memory:":
-                database.executescript(_SCHEMA)
+        with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+            # All that is read is of one moment.
+            database.execute("BEGIN")
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+                yield database
+                return
+
+        # There is no index yet, or not more of one than a full disk left.
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+            for statement in _SCHEMA:
+                database.execute(statement)
             yield database
 
     @contextlib.contextmanager
     def _writing(self):
         with contextlib.closing(sqlite3.connect(self._database, timeout=600, isolation_level=None)) as database:
-            database.executescript(_SCHEMA)
             database.execute("BEGIN IMMEDIATE")
             try:
+                for statement in _SCHEMA:
+                    database.execute(statement)
                 yield database
             except BaseException:
-                database.execute("ROLLBACK")
+                # On some errors, SQLite has done so itself.
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
 
@@ -483,7 +526,18 @@ def _scales(stored):
 def _threads():
     # One thread of torch in each. For products as thin as those with a query, several threads at one cost more to wake
     # than they bring.
-    return ThreadPoolExecutor(torch.get_num_threads(), "late-interaction", lambda: torch.set_num_threads(1))
+    count = torch.get_num_threads()
+    started = threading.Barrier(count)
+    threads = ThreadPoolExecutor(count, "late-interaction", lambda: torch.set_num_threads(1))
+    list(threads.map(lambda _: started.wait(), range(count)))
+    # Each thread keeps its own number, but what the last one said would be that of all threads to come.
+    torch.set_num_threads(count)
+    return threads
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of these threads.
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def _in_threads(score, places):

@@ -54,6 +54,17 @@ class QdrantStore:
         """Returns ``None``: there may be too many to list."""
         return None
 
+    def list_ids(self):
+        """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
+        found, offset = [], None
+        while self._exists():
+            points, offset = self._client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
+            found += [(point.payload["id"], point.payload["sample_id"]) for point in points]
+            if offset is None:
+                break
+        ids, of_samples = zip(*found, strict=True) if found else ((), ())
+        return np.array(ids, dtype="U24"), np.array(of_samples, dtype="U24")
+
     def missing(self, ids):
         """Returns those of the ids that are not in the index, a list."""
         if not self._exists():

@@ -12,7 +12,7 @@ import fiftyone.brain as fob
 import fiftyone.brain.similarity as fbs
 import fiftyone.core.utils as fou
 import numpy as np
-from bson import ObjectId
+from bson import ObjectId, json_util
 
 from ..call_context import fiftyone_argument
 from ..jina_v4.arguments import check_choice, check_integer
@@ -29,7 +29,7 @@ STORES = ("local", "qdrant")
 _BRAIN = "fiftyone.brain.similarity"
 
 # What may differ between the call that made an index and one that goes on with it.
-_FREE = ("candidates", "name", "uri", "supports_prompts")
+_FREE = ("candidates", "index_name", "uri", "owner", "supports_prompts")
 
 
 class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
@@ -39,12 +39,13 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         store ("local"): where the vectors are kept: ``"local"``, files in a folder, or ``"qdrant"``, a Qdrant server
         uri (None): the folder in which the index makes its own, or the server's URL. By default
             ``late-interaction`` in FiftyOne's folder of datasets, and ``http://localhost:6333``
-        name (None): the name of the index's folder or collection, by default one that is made of the dataset's
+        index_name (None): the name of the index's folder or collection, by default one that is made of the dataset's
         dtype ("float16"): of the multi-vectors: ``"float16"``, or ``"int8"`` at half the size, for the local store
         pool_factor (1): by what the number of a page's tokens is divided, by averaging those that say the same
         candidates (1000): where there are more pages than these, the single vectors choose so many, and late
             interaction ranks them. ``None``: late interaction ranks all
         api_key (None): the Qdrant server's key, which is not stored with the run: put it into FiftyOne's brain config
+        owner (None): the id of the dataset that the index is made for, which is found out
         **kwargs: arguments of :class:`fiftyone.brain.similarity.SimilarityConfig`
     """
 
@@ -52,11 +53,12 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self,
         store="local",
         uri=None,
-        name=None,
+        index_name=None,
         dtype="float16",
         pool_factor=1,
         candidates=1000,
         api_key=None,
+        owner=None,
         embeddings_field=None,
         roi_field=None,
         **kwargs,
@@ -66,6 +68,8 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         check_integer("pool_factor", pool_factor, 1)
         if candidates is not None:
             check_integer("candidates", candidates, 1)
+        if store == "local" and uri is not None and "://" in uri:
+            raise ValueError(f"uri={uri!r} is no folder: pass one, or store='qdrant'")
         if store == "qdrant" and dtype != "float16":
             raise ValueError(f"dtype={dtype!r} is for the local store. Qdrant keeps float16")
         if embeddings_field is not None:
@@ -76,7 +80,9 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         super().__init__(**kwargs)
         self.store = store
         self.uri = uri
-        self.name = name
+        self.index_name = index_name
+        # The dataset whose index it is. A clone of the dataset has the run, too.
+        self.owner = owner
         self.dtype = dtype
         self.pool_factor = pool_factor
         self.candidates = candidates
@@ -117,9 +123,9 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
     def open_store(self):
         """Returns the store with the index's vectors."""
         if self.store == "local":
-            return LocalStore(os.path.join(self.uri, self.name), self.dtype)
+            return LocalStore(os.path.join(self.uri, self.index_name), self.dtype)
 
-        return QdrantStore(self.uri, self.name, self.api_key)
+        return QdrantStore(self.uri, self.index_name, self.api_key)
 
 
 class LateInteractionSimilarity(fbs.Similarity):
@@ -132,6 +138,10 @@ class LateInteractionSimilarity(fbs.Similarity):
     def ensure_requirements(self):
         self.ensure_usage_requirements()
         # FiftyOne asks before it registers the run.
+        embeddings = fiftyone_argument(_BRAIN, "embeddings")
+        if embeddings is not None and embeddings is not False:
+            raise ValueError("Late interaction embeds images itself: leave out embeddings")
+
         model = fiftyone_argument(_BRAIN, "_model")
         if model is not None and not hasattr(model, "encode_images"):
             raise ValueError(
@@ -153,14 +163,16 @@ class LateInteractionSimilarity(fbs.Similarity):
         if not isinstance(there, LateInteractionSimilarityConfig):
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
-        mine, its = self.config.serialize(), there.serialize()
+        # As the database gives them back: a tuple, for one, as a list.
+        mine, its = (json_util.loads(json_util.dumps(config.serialize())) for config in (self.config, there))
         other = [name for name in mine if name not in _FREE and mine[name] != its.get(name)]
         if other:
             raise ValueError(
                 f"The index {key!r} was made with {', '.join(f'{name}={its.get(name)!r}' for name in other)}: call "
                 f"dataset.delete_brain_run({key!r}) first, or choose another brain_key"
             )
-        self.config.uri, self.config.name = there.uri, there.name
+        self.config.uri, self.config.index_name, self.config.owner = there.uri, there.index_name, there.owner
+        _check_owner(samples, self.config)
         self.update_run_config(samples, key, self.config)
 
     def _settle(self, samples):
@@ -171,9 +183,11 @@ class LateInteractionSimilarity(fbs.Similarity):
             self.config.uri = local if self.config.store == "local" else "http://localhost:6333"
         if "://" not in self.config.uri:
             self.config.uri = os.path.abspath(os.path.expanduser(self.config.uri))
-        if self.config.name is None:
+        if self.config.index_name is None:
             # Another dataset may have had the same name, and its index may still be there.
-            self.config.name = f"{fou.to_slug(samples._root_dataset.name)}-{ObjectId()}"
+            self.config.index_name = f"{fou.to_slug(samples._root_dataset.name)}-{ObjectId()}"
+        if self.config.owner is None:
+            self.config.owner = _dataset_id(samples)
 
     def initialize(self, samples, brain_key):
         self._settle(samples)
@@ -182,18 +196,19 @@ class LateInteractionSimilarity(fbs.Similarity):
 
         # FiftyOne would hold the embeddings of all samples at once, 200 KB a page. It hands over neither the view nor
         # how to load it, but they are in its call; and it embeds nothing itself where the index is no longer empty.
-        embeddings = fiftyone_argument(_BRAIN, "embeddings")
-        if embeddings is not None and embeddings is not False:
-            raise ValueError("Late interaction embeds images itself: leave out embeddings")
-        if embeddings is None:
+        if fiftyone_argument(_BRAIN, "embeddings") is None:
             index._model = fiftyone_argument(_BRAIN, "_model")
             names = ("batch_size", "num_workers", "skip_failures", "force_square", "alpha", "progress")
             given = {name: fiftyone_argument(_BRAIN, name) for name in names}
-            index.add_samples(fiftyone_argument(_BRAIN, "samples"), **given)
+            missing = index.add_samples(fiftyone_argument(_BRAIN, "samples"), **given)
+            if missing and not index.total_index_size:
+                raise ValueError(f"None of {missing} images could be embedded: the warnings above say why")
         return index
 
     def cleanup(self, samples, key):
-        self.config.open_store().drop()
+        # The run of a clone goes without the vectors, which are the other dataset's.
+        if self.config.owner == _dataset_id(samples):
+            self.config.open_store().drop()
 
 
 class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
@@ -262,9 +277,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             samples: a dataset or view of images
             **kwargs: ``batch_size``, ``num_workers``, ``skip_failures``, ``force_square``, ``alpha`` and ``progress``,
                 as in :func:`fiftyone.brain.compute_similarity`
+
+        Returns:
+            the number of those that the index lacked, and that were not added, since they could not be embedded
         """
-        for _ in self.iter_add_samples(samples, **kwargs):
+        added = total = 0
+        for added, total in self.iter_add_samples(samples, **kwargs):  # noqa: B007, the last are wanted
             pass
+        return total - added
 
     def iter_add_samples(self, samples, **kwargs):
         """Does what :meth:`add_samples` does, and tells how far it is.
@@ -274,8 +294,12 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             **kwargs: see :meth:`add_samples`
 
         Yields:
-            tuples of the number of pages that were added, and of those that the index lacked
+            tuples of the number of pages that were added, and of those that the index lacked, once more at the end
+
+        Raises:
+            ValueError: if the samples are no images, or the index is another dataset's
         """
+        _check_owner(self._samples, self.config)
         done = total = 0
 
         def missing(ids):
@@ -289,6 +313,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             done += len(embeddings)
             yield done, total
         self.reload()
+        yield done, total
 
     def compute_embeddings(self, samples, model=None, skip_existing=False, warn_existing=False, **kwargs):
         """Embeds images, or patches, without adding them. They are all held in memory: see :meth:`add_samples`.
@@ -338,6 +363,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     ):
         if not len(embeddings):
             return
+        _check_owner(self._samples, self.config)
         if not isinstance(embeddings, Embeddings):
             raise TypeError(
                 "A late-interaction index takes what index.compute_embeddings(samples) or model.encode_images(images) "
@@ -366,7 +392,11 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             self.reload()
 
     def remove_from_index(self, sample_ids=None, label_ids=None, allow_missing=True, warn_missing=False, reload=True):
-        ids = [str(one) for one in self._page_ids(sample_ids, label_ids)]
+        _check_owner(self._samples, self.config)
+        if sample_ids is None and label_ids is None:
+            return
+
+        ids = self._page_ids(sample_ids, label_ids)
         self._check_missing(self._store.missing(ids), allow_missing, warn_missing)
         self._store.remove(ids)
         if reload:
@@ -416,11 +446,11 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if self.config.patches_field is None:
             if label_ids is not None:
                 raise ValueError("This index is of images: it has no label IDs")
-            return _as_list(self._store.ids()[0] if sample_ids is None else sample_ids)
+            return _as_list(self._store.list_ids()[0] if sample_ids is None else sample_ids)
         if label_ids is not None:
             return _as_list(label_ids)
 
-        ids, of_samples = self._store.ids()
+        ids, of_samples = self._store.list_ids()
         return _as_list(ids if sample_ids is None else ids[np.isin(of_samples, _as_list(sample_ids))])
 
     def _check_missing(self, missing, allow_missing, warn_missing):
@@ -430,15 +460,17 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             fbs.logger.warning("Ignoring %d IDs that are not in the index", len(missing))
 
     def cleanup(self):
+        _check_owner(self._samples, self.config)
         self._store.drop()
 
     def _parse_query(self, query):
-        prompts = [query] if isinstance(query, str) else query
-        if isinstance(prompts, np.ndarray) or not prompts or not isinstance(prompts[0], str):
+        if query is None or isinstance(query, np.ndarray):
             return super()._parse_query(query)
-        if ObjectId.is_valid(prompts[0]):
-            return super()._parse_query(query)
-        if not self.supports_prompts:
+
+        prompts = [query] if isinstance(query, str) else list(query)
+        if not prompts or not isinstance(prompts[0], str) or ObjectId.is_valid(prompts[0]):
+            return super()._parse_query(prompts)
+        if not self.supports_prompts and self._model is None:
             raise ValueError(
                 f"The query {prompts[0]!r} needs the index's model, which was given as an object: make the index with "
                 "model='jinaai/jina-embeddings-v4', or set index._model"
@@ -446,7 +478,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
         model = self.get_model()
         with model:
-            return model.encode_prompts(list(prompts))
+            return model.encode_prompts(prompts)
 
     def _kneighbors(self, query=None, k=None, reverse=False, aggregation=None, return_dists=False):
         if query is None:
@@ -476,8 +508,13 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
     def _queries(self, query, aggregation):
         """Returns a list of :class:`Query`, and whether it stands for one query."""
-        if isinstance(query, np.ndarray) and query.dtype.kind == "f":
-            return [Query.from_vectors(query, *self._store.dims())], True
+        if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
+            dims = self._store.dims()
+            if aggregation is None and query.ndim == 2 and query.shape[1] == dims[0]:
+                # Each for itself, as what FiftyOne computes of all vectors of an index asks.
+                return [Query.from_vectors(vector, *dims) for vector in query], False
+
+            return [Query.from_vectors(query, *dims)], True
 
         embeddings = query
         if not isinstance(query, Embeddings):
@@ -502,6 +539,19 @@ def register_backend():
     """Makes the backend known to :func:`fiftyone.brain.compute_similarity` in this process."""
     settings = fob.brain_config.similarity_backends.setdefault(BACKEND, {})
     settings.setdefault("config_cls", f"{__name__}.{LateInteractionSimilarityConfig.__name__}")
+
+
+def _dataset_id(samples):
+    return str(samples._root_dataset._doc.id)
+
+
+def _check_owner(samples, config):
+    """Raises a ``ValueError`` where an index, which came with the clone of a dataset, would be changed for both."""
+    if config.owner != _dataset_id(samples):
+        raise ValueError(
+            "This index is that of the dataset of which this one is a clone, which can search it, but not change it: "
+            "delete the run here, which leaves the other's index, and index the pages anew"
+        )
 
 
 def _as_list(ids):

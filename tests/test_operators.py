@@ -46,7 +46,8 @@ def run(operator, dataset, delegate=False, view=None, **params):
     assert result.error is None, result.error
     if delegate:
         service = DelegatedOperationService()
-        (operation,) = service.list_operations(dataset_name=dataset.name, operator=operator)
+        operations = service.list_operations(dataset_name=dataset.name, operator=operator)
+        (operation,) = (one for one in operations if one.run_state == "queued")
         service.execute_operation(operation, log=False)
         done = service.get(operation.id)
         assert done.run_state == "completed", done.result
@@ -91,7 +92,9 @@ def test_a_second_search_is_not_of_the_first_ones_results(dataset):
     run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
     looked_at = dataset.limit(9).sort_by_similarity("a chart", k=2, brain_key="pages")
     run(SEARCH, dataset, True, view=looked_at, brain_key="pages", query="Umbra", k=12, heatmaps=False)
-    found = dataset.load_saved_view("search: Umbra")
+    (name,) = dataset.list_saved_views()
+    assert name.endswith(": Umbra")
+    found = dataset.load_saved_view(name)
     assert set(found.values("id")) == set(dataset.limit(9).values("id"))
 
 
@@ -102,6 +105,20 @@ def test_patches_are_searched_without_heatmaps(dataset):
     assert dataset.load_brain_results("parts_index").total_index_size == len(dataset)
     run(SEARCH, dataset, brain_key="parts_index", query="Umbra", k=3, heatmaps=True)
     assert not dataset.has_field("match")
+
+
+def test_each_delegated_search_keeps_its_results(dataset):
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    queries = ["total?", "total!", "合計", "請求書", "total?"]
+    for query in queries:
+        run(SEARCH, dataset, True, brain_key="pages", query=query, k=2, heatmaps=False)
+    assert [name.rpartition(": ")[2] for name in dataset.list_saved_views()] == queries
+
+
+def test_pages_of_documents_are_indexed_from_a_grouped_view(dataset):
+    dataset.set_values("document", [f"document {i // 4}" for i in range(len(dataset))])
+    run(INDEX, dataset, view=dataset.group_by("document"), brain_key="pages", model=MODEL, num_workers=0)
+    assert dataset.load_brain_results("pages").total_index_size == len(dataset)
 
 
 def form(operator, dataset, **params):

@@ -1,5 +1,7 @@
 """The store against plain arrays in memory: what it ranks, and what is left of it after accidents."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -173,6 +175,90 @@ def test_room_of_removed_pages_is_given_back(store, tolerance, monkeypatch):
     fill(store, random_embeddings(20), 200)
     names = [path.stem for path in store.folder.glob("*.multi")]
     assert "000000" not in names and "000001" not in names
+
+
+def test_the_number_of_the_file_that_was_filled_last_does_not_come_again(store, monkeypatch):
+    monkeypatch.setattr(local_store, "_PAGES_PER_SEGMENT", 4)
+    fill(store, random_embeddings(4))
+    store.remove(page_ids(0, 4))
+    fill(store, random_embeddings(2), 10)
+    assert [path.stem for path in store.folder.glob("*.single")] == ["000001"]
+
+
+def test_pages_survive_others_that_are_removed_meanwhile(store, tolerance, monkeypatch):
+    monkeypatch.setattr(local_store, "_PAGES_PER_SEGMENT", 8)
+    embeddings = random_embeddings(200)
+
+    def write():
+        mine = LocalStore(store.folder, store.dtype)
+        for i in range(0, 200, 5):
+            fill(mine, Embeddings(embeddings.single[i : i + 5], embeddings.multi[i : i + 5]), i)
+
+    def remove():
+        mine = LocalStore(store.folder, store.dtype)
+        while writer.is_alive():
+            mine.remove([one for one in mine.ids()[0].tolist() if int(one, 16) % 3 == 0])
+
+    store.create()
+    writer = threading.Thread(target=write)
+    removers = [threading.Thread(target=remove) for _ in range(2)]
+    for thread in (writer, *removers):
+        thread.start()
+    for thread in (writer, *removers):
+        thread.join()
+    store.remove(page_ids(0, 200)[::3])
+
+    kept = [i for i in range(200) if i % 3]
+    assert sorted(store.ids()[0]) == [page_ids(i, i + 1)[0] for i in kept]
+    for i, vectors in zip(kept, store.multi([page_ids(i, i + 1)[0] for i in kept]), strict=True):
+        np.testing.assert_allclose(vectors, embeddings.multi[i], atol=3 * tolerance)
+
+
+def test_a_page_that_is_not_there_is_named(store):
+    fill(store, random_embeddings(3))
+    for read in (store.single, store.multi):
+        with pytest.raises(KeyError, match="f" * 24):
+            read([*page_ids(0, 2), "f" * 24])
+
+
+def test_what_a_full_disk_left_is_no_index_yet(store):
+    store.folder.mkdir(parents=True)
+    (store.folder / "pages.sqlite").touch()
+    assert store.size() == 0
+    fill(store, random_embeddings(3))
+    assert store.size() == 3
+
+
+def test_only_the_indexes_own_files_are_deleted(store):
+    fill(store, random_embeddings(3))
+    (store.folder / "mine.txt").write_text("kept")
+    store.drop()
+    assert [path.name for path in store.folder.iterdir()] == ["mine.txt"]
+
+
+def test_a_search_leaves_torchs_threads_and_forks_alone(store):
+    fill(store, random_embeddings(30))
+    query = Query.from_embeddings(random_embeddings(1, seed=1))
+    program = f"""
+import os, threading, torch, numpy as np
+from jina_embeddings_v4.late_interaction.local_store import LocalStore
+from jina_embeddings_v4.late_interaction.query import Query
+
+torch.set_num_threads(2)
+store = LocalStore({str(store.folder)!r}, {store.dtype!r})
+query = Query(np.array({query.multi.tolist()}, dtype=np.float32), None)
+expected = store.search(query, 3)[0].tolist()
+numbers = [torch.get_num_threads()]
+thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+thread.start()
+thread.join()
+assert numbers == [2, 2], numbers
+child = os.fork()
+if not child:
+    os._exit(store.search(query, 3)[0].tolist() != expected)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_what_a_killed_writer_left_behind_harms_nothing(store, tolerance):

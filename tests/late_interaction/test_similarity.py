@@ -134,6 +134,8 @@ def test_its_single_vectors_serve_the_rest_of_the_brain(shared):
     index = shared.load_brain_results("late")
     points = fob.compute_visualization(shared, similarity_index=index, method="pca", num_dims=2).points
     assert points.shape == (PAGES, 2) and np.ptp(points) > 0
+    fob.compute_uniqueness(shared, uniqueness_field="uniqueness", similarity_index=index)
+    assert len(set(shared.values("uniqueness"))) > PAGES / 2
 
     # What the App's similarity panel makes of pages like these, but not like those.
     ids = shared.values("id")
@@ -191,6 +193,8 @@ def test_an_index_grows_and_shrinks(dataset, store):
     assert index.total_index_size == PAGES
 
     gone = dataset[3:6].values("id")
+    index.remove_from_index()  # of nothing
+    assert len(index.get_multi_vectors()) == len(index.get_embeddings()[0]) == PAGES
     index.remove_from_index(sample_ids=gone)
     assert index.total_index_size == PAGES - 3
     assert not set(gone) & set(dataset.sort_by_similarity(PROMPTS[0], k=PAGES, brain_key="late").values("id"))
@@ -331,20 +335,96 @@ def test_an_unreadable_image_costs_itself_alone(dataset, tmp_path, caplog):
 
 def test_deleting_the_run_deletes_the_files(dataset):
     index = make_index(dataset)
-    folder = os.path.join(index.config.uri, index.config.name)
+    folder = os.path.join(index.config.uri, index.config.index_name)
     assert os.listdir(folder)
     dataset.delete_brain_run("late")
     assert not os.path.exists(folder)
 
     index = make_index(dataset)
-    folder = os.path.join(index.config.uri, index.config.name)
+    folder = os.path.join(index.config.uri, index.config.index_name)
     index.cleanup()
     assert not os.path.exists(folder) and index.total_index_size == 0
 
 
+def test_a_clone_searches_the_index_and_leaves_it_alone(dataset):
+    index = make_index(dataset[:5])
+    clone = dataset.clone()
+    found = clone.sort_by_similarity(PROMPTS[0], k=3, brain_key="late").values("filepath")
+    assert found == dataset.sort_by_similarity(PROMPTS[0], k=3, brain_key="late").values("filepath")
+    for change in (
+        lambda: make_index(clone),
+        lambda: clone.load_brain_results("late").add_samples(clone),
+        lambda: clone.load_brain_results("late").remove_from_index(clone.values("id")[:1]),
+    ):
+        with pytest.raises(ValueError, match="clone"):
+            change()
+    clone.delete_brain_run("late")
+    clone.delete()
+    assert index.total_index_size == 5
+    assert len(dataset.sort_by_similarity(PROMPTS[0], brain_key="late")) == 5
+
+
+def test_views_that_are_no_images_are_refused(dataset):
+    for sample in dataset[:2].iter_samples(autosave=True):
+        sample["parts"] = fo.Detections(detections=[fo.Detection(label="part", bounding_box=[0, 0, 1, 0.5])])
+    with pytest.raises(ValueError, match="patches_field"):
+        make_index(dataset.to_patches("parts"))
+    assert make_index(dataset.to_patches("parts"), "parts", patches_field="parts").total_index_size == 2
+
+    groups = fo.Dataset()
+    group = fo.Group()
+    groups.add_samples([fo.Sample(filepath=dataset.first().filepath, group=group.element("left"))])
+    with pytest.raises(Exception, match="select_group_slices"):
+        make_index(groups)
+    groups.delete()
+
+
+def test_many_patches_are_embedded_some_at_a_time(dataset, monkeypatch):
+    from jina_embeddings_v4.late_interaction import indexing
+
+    monkeypatch.setattr(indexing, "_PATCHES_AT_ONCE", 3)
+    box = [0, 0, 1, 0.5]
+    for i, sample in enumerate(dataset[:5].iter_samples(autosave=True)):
+        sample["parts"] = fo.Detections(detections=[fo.Detection(label="p", bounding_box=box) for _ in range(i)])
+    index = make_index(dataset, patches_field="parts")
+    assert index.total_index_size == 10
+    index.remove_from_index(label_ids=dataset.values("parts.detections.id", unwind=True)[2:9:2])
+    assert index.total_index_size == 6
+    assert make_index(dataset, patches_field="parts").total_index_size == 10
+
+
+def test_nothing_but_unreadable_images_is_an_error(dataset, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    dataset.set_values("filepath", [str(bad)] * len(dataset))
+    with pytest.raises(ValueError, match=f"None of {PAGES} images"):
+        make_index(dataset)
+
+
+def test_queries_of_any_kind_of_collection(shared):
+    index = shared.load_brain_results("late")
+    ids = shared.values("id")[:2]
+    expected = index.sort_by_similarity(ids, k=4).values("id")
+    for query in (tuple(ids), np.array(ids), (one for one in ids), dict.fromkeys(ids)):
+        assert index.sort_by_similarity(query, k=4).values("id") == expected
+    prompts = index.sort_by_similarity(PROMPTS, k=4).values("id")
+    assert index.sort_by_similarity((one for one in PROMPTS), k=4).values("id") == prompts
+
+
+def test_a_model_that_was_passed_as_an_object_serves_once_it_is_set(dataset):
+    index = make_index(dataset[:3], model=foz.load_zoo_model(MODEL, device="cpu"))
+    assert len(index.sort_by_similarity(PROMPTS[0], k=2)) == 2
+    again = dataset.load_brain_results("late", cache=False)
+    again = type(index)._from_dict({}, dataset, again.config, "late")
+    with pytest.raises(ValueError, match="index._model"):
+        again.sort_by_similarity(PROMPTS[0], k=2)
+    again._model = foz.load_zoo_model(MODEL, device="cpu")
+    assert len(again.sort_by_similarity(PROMPTS[0], k=2)) == 2
+
+
 def test_an_index_whose_files_are_gone_says_so(dataset):
     index = make_index(dataset[:3])
-    folder = os.path.join(index.config.uri, index.config.name)
+    folder = os.path.join(index.config.uri, index.config.index_name)
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match=folder):
         dataset.sort_by_similarity(PROMPTS[0], brain_key="late")
@@ -395,6 +475,8 @@ def test_patches(dataset):
         ({"candidates": 0}, "candidates"),
         ({"store": "qdrant", "dtype": "int8"}, "Qdrant"),
         ({"embeddings_field": "vectors"}, "vectors"),
+        ({"embeddings": np.zeros((PAGES, 3))}, "leave out embeddings"),
+        ({"uri": "http://localhost:6333"}, "qdrant"),
         ({"model": "clip-vit-base32-torch"}, "multi-vectors"),
     ],
 )
@@ -403,7 +485,7 @@ def test_wrong_arguments_are_named_and_leave_nothing(shared, arguments, said, mo
         monkeypatch.setattr(foz, "load_zoo_model", lambda name, **kwargs: object())
     with pytest.raises(ValueError, match=said):
         make_index(shared, "wrong", **arguments)
-    assert shared.list_brain_runs() == ["late"]
+    assert "wrong" not in shared.list_brain_runs()
 
 
 def test_pooled_tokens_take_less_room_and_find_the_same(dataset, pages):
