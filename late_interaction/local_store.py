@@ -1,9 +1,4 @@
-"""The vectors of an index in a folder: flat files, mapped into memory, and a SQLite table of what is where in them.
-
-Multi-vectors are long, 780 rows a full page, and a search reads those of a thousand pages at once. Mapped flat files
-are read where the system caches them, with no copy but the conversion to float32, a few pages at a time, in the
-processor's cache: this is what makes a search several times faster than by way of a database of vectors, see
-``benchmarks/search.py``.
+"""The vectors of an index in a folder: flat files, and a SQLite table of what is where in them.
 
 The contract that keeps a killed process from harming an index:
 
@@ -16,33 +11,18 @@ So whoever reads finds all that is committed, and what a killed process left beh
 
 import contextlib
 import functools
-import os
 import sqlite3
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-DTYPES = ("float16", "int8")
-
-# What is before the values in a row of a multi-vector's file, in units of a value. Rows of int8 have a scale of their
-# own, the largest value / 127, in float16.
-_HEAD = {"float16": 0, "int8": 2}
+from .ranking import maxsim_scores, single_scores
+from .vector_files import VectorFiles
 
 # The pages of one pair of files. Of full pages, the larger has 800 MB.
 _PAGES_PER_SEGMENT = 4096
-
-# Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
-_SIMILARITIES_AT_ONCE = 2**22
-_TOKENS_AT_ONCE = 3072
-_QUERY_ROWS_AT_ONCE = 1024
-_SINGLES_AT_ONCE = 256
-
-# The parts of a search that a thread takes, one after the other.
-_PARTS_PER_THREAD = 4
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
@@ -95,7 +75,8 @@ def _again(read):
         try:
             return read(self, *args, **kwargs)
         except FileNotFoundError:
-            self._cached, self._maps = None, {}
+            self._cached = None
+            self._files.refresh()
             return read(self, *args, **kwargs)
 
     return reading
@@ -109,13 +90,11 @@ class LocalStore:
         dtype ("float16"): ``"float16"``, or ``"int8"`` for multi-vectors of half the size
     """
 
-    can_reverse = True
-
     def __init__(self, folder, dtype="float16"):
         self.folder = Path(folder)
         self.dtype = dtype
         self._cached = None
-        self._maps = {}
+        self._files = VectorFiles(folder, dtype)
         self._loading = threading.Lock()
 
     def create(self):
@@ -193,8 +172,7 @@ class LocalStore:
 
         # Only now that no row speaks of them, and none will.
         for segment in empty:
-            for kind in ("single", "multi"):
-                self._path(segment, kind).unlink(missing_ok=True)
+            self._files.delete(segment)
 
     @_again
     def single(self, ids):
@@ -208,7 +186,7 @@ class LocalStore:
         """
         catalog = self._catalog()
         rows = catalog.rows_of_present(ids)
-        return self._read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
+        return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
 
     @_again
     def multi(self, ids):
@@ -221,7 +199,7 @@ class LocalStore:
             a list of float32 arrays ``(tokens_i, 128)``, as close to those that were added as the dtype allows
         """
         catalog = self._catalog()
-        return self._read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1])
+        return self._files.read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1])
 
     @_again
     def search(self, query, k=None, candidates=None, ids=None, reverse=False):
@@ -246,152 +224,44 @@ class LocalStore:
 
         k = len(rows) if k is None else k
         if query.multi is None:
-            scores = self._single_scores(query.single, catalog.places[rows])
+            scores = single_scores(self._files, query.single, catalog.places[rows])
         else:
             if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
-                scores = self._single_scores(query.single, catalog.places[rows])
+                scores = single_scores(self._files, query.single, catalog.places[rows])
                 # In the order of the files, which are read from one end to the other.
                 rows = rows[np.sort(np.argpartition(-scores, max(candidates, k) - 1)[: max(candidates, k)])]
-            scores = self._maxsim(query.multi, catalog.places[rows])
+            scores = maxsim_scores(self._files, query.multi, catalog.places[rows])
 
         best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
         return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
 
     def drop(self):
         """Deletes the index's files, and the folder, if nothing else is in it."""
-        self._maps, self._cached = {}, None
+        self._files.refresh()
+        self._cached = None
         for pattern in ("*.single", "*.multi", "pages.sqlite*"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    #
-    # Scores
-    #
-
-    def _single_scores(self, query, places):
-        """The products of a vector with the single vectors of pages: a float32 array ``(pages,)``."""
-        query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
-
-        def score(places):
-            scores = torch.empty(len(places))
-            floats = torch.empty(_SINGLES_AT_ONCE, len(query))
-            halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
-            for segment, start, stop in _runs(places[:, 0]):
-                singles = _tensor(self._singles(segment, len(query)))
-                for at in range(start, stop, _SINGLES_AT_ONCE):
-                    pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
-                    chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
-                    torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
-            return scores.numpy()
-
-        return _in_threads(score, places)
-
-    def _maxsim(self, query, places):
-        """The sums, over the query's rows, of the largest product with a row of a page: float32 ``(pages,)``."""
-        dim, head = query.shape[1], _HEAD[self.dtype]
-        # Rows are read as they lie in the file, what is before their values too, which the query's zeros drop.
-        query = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
-        parts = query.split(_QUERY_ROWS_AT_ONCE)
-        at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(parts[0])))
-
-        def score(places):
-            lengths = places[:, 3].tolist()
-            buffer = torch.empty(max(at_once, *lengths, 1), head + dim)
-            scores = [np.empty(0, np.float32)]
-            for start, stop in _blocks(lengths, at_once):
-                end, scales = 0, []
-                for segment, _, first, tokens in places[start:stop]:
-                    stored = self._tokens(segment, dim)[first : first + tokens]
-                    buffer[end : end + tokens].copy_(_tensor(stored))
-                    scales.append(_scales(stored) if head else None)
-                    end += tokens
-                starts = np.cumsum([0, *lengths[start : stop - 1]])
-                scores.append(np.zeros(stop - start, np.float32))
-                for part in parts:
-                    similarities = (part @ buffer[:end].T).numpy()
-                    if head:
-                        similarities *= np.concatenate(scales)
-                    scores[-1] += np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0)
-            return np.concatenate(scores)
-
-        return _in_threads(score, places)
-
-    #
-    # Files
-    #
-
     def _insert(self, database, state, ids, sample_ids, singles, multi):
         """Writes pages to the segment that is being filled, and to new ones."""
         for start in range(0, len(ids), _PAGES_PER_SEGMENT):
             part = slice(start, start + _PAGES_PER_SEGMENT)
-            if self._pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
+            if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
-            places = self._append(state["segment"], singles[part], multi[part])
+            places = self._files.append(state["segment"], singles[part], multi[part])
             rows = [(*of_page, *place) for *of_page, place in zip(ids[part], sample_ids[part], places, strict=True)]
             database.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-    def _read_single(self, places, dim):
-        vectors = np.empty((len(places), dim), np.float32)
-        for row, (segment, page, _, _) in zip(vectors, places, strict=True):
-            row[:] = self._singles(segment, dim)[page]
-        return vectors
-
-    def _read_multi(self, places, dim):
-        vectors = []
-        for segment, _, start, tokens in places:
-            stored = self._tokens(segment, dim)[start : start + tokens]
-            vectors.append(stored[:, _HEAD[self.dtype] :].astype(np.float32))
-            if self.dtype == "int8":
-                vectors[-1] *= _scales(stored)[:, None]
-        return vectors
-
-    def _append(self, segment, singles, multi):
-        """Writes vectors to the end of a segment's files.
-
-        Returns:
-            a list of the places: segment, page, start, tokens
-        """
-        page = _append_rows(self._path(segment, "single"), np.asarray(singles, dtype=np.float16))
-        start = _append_rows(self._path(segment, "multi"), _stored(np.concatenate(multi), self.dtype))
-        places = []
-        for i, vectors in enumerate(multi):
-            places.append((segment, page + i, start, len(vectors)))
-            start += len(vectors)
-        return places
-
-    def _path(self, segment, kind):
-        return self.folder / f"{segment:06}.{kind}"
-
-    def _pages_in(self, segment, single_dim):
-        path = self._path(segment, "single")
-        return path.stat().st_size // (2 * single_dim) if path.exists() else 0
-
-    def _singles(self, segment, dim):
-        return self._mapped(segment, "single", np.dtype(np.float16), dim)
-
-    def _tokens(self, segment, dim):
-        return self._mapped(segment, "multi", np.dtype(self.dtype), _HEAD[self.dtype] + dim)
-
-    def _mapped(self, segment, kind, dtype, columns):
-        key = int(segment), kind
-        # Of this moment: another thread that finds the files grown begins a new one.
-        maps = self._maps
-        if key not in maps:
-            path = self._path(segment, kind)
-            rows = path.stat().st_size // (dtype.itemsize * columns)
-            # Copy on write, and never written: torch takes no array that is read-only.
-            maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
-        return maps[key]
 
     def _empty(self, database, state):
         """Moves the pages of those files that are mostly room, and returns the segments that have none left."""
         live = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
         empty = []
-        self._maps = {}
-        for segment in sorted(int(path.stem) for path in self.folder.glob("*.single")):
-            pages = self._pages_in(segment, state["single_dim"])
+        self._files.refresh()
+        for segment in self._files.segments():
+            pages = self._files.pages_in(segment, state["single_dim"])
             if live.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
                 continue  # well used, or still being filled
             if segment == state["segment"]:
@@ -403,8 +273,10 @@ class LocalStore:
             if rows:
                 ids, sample_ids, *places = map(list, zip(*rows, strict=True))
                 places = np.array(places).T
-                single = self._read_single(places, state["single_dim"])
-                self._insert(database, state, ids, sample_ids, single, self._read_multi(places, state["multi_dim"]))
+                single = self._files.read_single(places, state["single_dim"])
+                self._insert(
+                    database, state, ids, sample_ids, single, self._files.read_multi(places, state["multi_dim"])
+                )
             empty.append(segment)
         return empty
 
@@ -433,7 +305,7 @@ class LocalStore:
                 ).fetchall()
                 ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
                 # The files have grown.
-                self._maps = {}
+                self._files.refresh()
                 self._cached = known = _Catalog(
                     revision,
                     rewritten,
@@ -492,80 +364,3 @@ def _check_dims(there, given):
             f"{there['multi_dim']}, and was given {given['single_dim']} and {given['multi_dim']}: they are another "
             "model's, or truncated otherwise"
         )
-
-
-def _append_rows(path, rows):
-    """Appends rows to a file, and returns the number of rows before them."""
-    with open(path, "ab") as file:
-        # What a killed process left may end within a row.
-        behind = -(-file.tell() // rows[0].nbytes)
-        file.truncate(behind * rows[0].nbytes)
-        file.write(rows.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    return behind
-
-
-def _stored(vectors, dtype):
-    """Lays rows of float32 out as a file has them."""
-    if dtype == "float16":
-        return vectors.astype(np.float16)
-
-    scales = (np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-4) / 127).astype(np.float16)
-    # By the scale as it is stored, rounded.
-    values = np.clip(np.rint(vectors / scales.astype(np.float32)), -127, 127).astype(np.int8)
-    return np.hstack([scales.view(np.int8), values])
-
-
-def _scales(stored):
-    """Reads the scales of rows of int8, as float32."""
-    return np.ascontiguousarray(stored[:, : _HEAD["int8"]]).view(np.float16)[:, 0].astype(np.float32)
-
-
-@functools.cache
-def _threads():
-    # One thread of torch in each. For products as thin as those with a query, several threads at one cost more to wake
-    # than they bring.
-    count = torch.get_num_threads()
-    started = threading.Barrier(count)
-    threads = ThreadPoolExecutor(count, "late-interaction", lambda: torch.set_num_threads(1))
-    list(threads.map(lambda _: started.wait(), range(count)))
-    # Each thread keeps its own number, but what the last one said would be that of all threads to come.
-    torch.set_num_threads(count)
-    return threads
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked process has none of these threads.
-    os.register_at_fork(after_in_child=_threads.cache_clear)
-
-
-def _in_threads(score, places):
-    """Scores pages in several threads: ``score`` takes their places, and returns an array."""
-    threads = _threads()
-    parts = np.array_split(places, max(1, min(len(places), threads._max_workers * _PARTS_PER_THREAD)))
-    return np.concatenate(list(threads.map(score, parts)))
-
-
-def _tensor(array):
-    return torch.from_numpy(np.asarray(array))
-
-
-def _runs(values):
-    """Yields the value, the start and the stop of each run of equal values."""
-    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    for start, stop in zip(edges, edges[1:], strict=False):
-        if stop > start:
-            yield values[start], start, stop
-
-
-def _blocks(lengths, at_once):
-    """Yields the start and the stop of runs of pages of about as many tokens, at least one page each."""
-    start, tokens = 0, 0
-    for i, length in enumerate(lengths):
-        if tokens and tokens + length > at_once:
-            yield start, i
-            start, tokens = i, 0
-        tokens += length
-    if lengths:
-        yield start, len(lengths)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from jina_embeddings_v4.jina_v4.encoder import Embeddings
-from jina_embeddings_v4.late_interaction import local_store
+from jina_embeddings_v4.late_interaction import local_store, ranking
 from jina_embeddings_v4.late_interaction.local_store import LocalStore
 from jina_embeddings_v4.late_interaction.query import Query
 
@@ -59,7 +59,7 @@ def fill(store, embeddings, start=0):
 
 def test_exact_search_is_maxsim_over_all_pages(store, tolerance, monkeypatch):
     # Small enough for many blocks, some of one page alone.
-    monkeypatch.setattr(local_store, "_TOKENS_AT_ONCE", 25)
+    monkeypatch.setattr(ranking, "_TOKENS_AT_ONCE", 25)
     embeddings, query = random_embeddings(90), random_embeddings(1, seed=1)
     ids = fill(store, embeddings)
 
