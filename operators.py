@@ -66,7 +66,7 @@ class IndexPages(foo.Operator):
                 default=1,
                 min=1,
                 label="Token pooling",
-                description="By what to divide a page's tokens. 2 or 3 halves or thirds the disk space",
+                description="By what to divide a page's tokens: 2 takes half of the disk space, 3 a third",
             )
             inputs.enum("dtype", ("float16", "int8"), default="float16", label="Precision in the index")
         inputs.int("batch_size", default=8, min=1, label="Batch size")
