@@ -79,10 +79,10 @@ class IndexPages(foo.Operator):
         key = params["brain_key"]
         settings = {name: params[name] for name in ("pool_factor", "dtype") if params.get(name)}
         settings |= {"model": params.get("model"), "patches_field": params.get("patches_field") or None}
-        if key in _indexes(ctx.dataset):
-            config = ctx.dataset.get_brain_info(key).config
+        made = _indexes(ctx.dataset).get(key)
+        if made is not None:
             names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates")
-            settings = {name: getattr(config, name) for name in names}
+            settings = {name: getattr(made, name) for name in names}
 
         yield _report(ctx, "Loading the model")
         pages = _target(ctx)

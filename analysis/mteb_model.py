@@ -38,6 +38,7 @@ from ..jina_v4.arguments import check_choice
 from ..jina_v4.checkpoint import REPOSITORY
 from ..jina_v4.encoder import Encoder
 from ..jina_v4.images import ImageError, resize_image
+from ..jina_v4.pooling import unit
 from ..jina_v4.scoring import ClassTokens, maxsim
 
 try:
@@ -242,7 +243,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         if self.late_interaction:
             return [np.concatenate(part) for part in parts]
 
-        return [part[0] if len(part) == 1 else _unit(sum(part)) for part in parts]
+        return [part[0] if len(part) == 1 else unit(sum(part)) for part in parts]
 
     def _meta(self):
         encoder = self.encoder
@@ -364,7 +365,3 @@ def _groups(lengths):
 def _rows_of(vectors):
     vectors = np.stack(vectors) if isinstance(vectors, list) else vectors
     return torch.atleast_2d(torch.as_tensor(vectors).float())
-
-
-def _unit(vector):
-    return vector / max(np.linalg.norm(vector), 1e-12)

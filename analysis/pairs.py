@@ -7,7 +7,7 @@ import fiftyone.zoo as foz
 import numpy as np
 
 from ..batches import FailedImage, load_images
-from ..jina_v4.pooling import pool_multi_vectors
+from ..jina_v4.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
 
 _TEXTS_AT_ONCE = 64
 
@@ -48,8 +48,7 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
 
     Args:
         samples: a dataset or view of images
-        models: a dict of models by the names to call them: FiftyOne models that embed images and prompts, or names of
-            such models in the zoo
+        models: a dict of models by the names to call them, each as :func:`check_model` returns it
         *text_fields: one field of strings, or two
         batch_size (None): the number of images to embed at a time, by default 16
         num_workers (None): the number of processes that load images
@@ -58,11 +57,7 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
     Returns:
         a tuple of the ids of the samples whose pairs are good, a list of :class:`Pairs`, one a model or, of a model
         with multi-vectors, also one for each way of pooling them, and a dict of the reasons by the ids of the others
-
-    Raises:
-        ValueError: if a model does not embed images and prompts
     """
-    models = {name: check_model(name, model) for name, model in models.items()}
     ids, *columns = samples.values(["id", *text_fields])
     skipped = {}
     for one, *texts in zip(ids, *columns, strict=True):
@@ -111,18 +106,9 @@ def check_model(name, model):
     return model
 
 
-def unit(vectors):
-    """Scales rows to length 1."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
 def ways_of(embeddings):
     """The vectors that one encoding gives: single ones, and pooled multi-vectors, a dict of arrays ``(N, dim)``."""
-    pooled = {
-        f"multi-vectors {how}-pooled": pool_multi_vectors(embeddings.multi, how, embeddings.multi[0].shape[1])
-        for how in ("mean", "max")
-    }
+    pooled = {f"multi-vectors {how}-pooled": pool_multi_vectors(embeddings.multi, how) for how in POOLING_STRATEGIES}
     return {"": embeddings.single} | pooled
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
 from jina_embeddings_v4.jina_v4.encoder import Embeddings, Encoder
+from jina_embeddings_v4.jina_v4.pooling import unit
 from jina_embeddings_v4.late_interaction.local_store import LocalStore
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.token_pooling import pool_tokens
@@ -209,10 +210,6 @@ def random_query():
     random = np.random.default_rng(7)
     multi = unit(random.standard_normal((QUERY_TOKENS, MULTI), dtype=np.float32))
     return Query.from_embeddings(Embeddings(unit(random.standard_normal((1, SINGLE), dtype=np.float32)), [multi]))
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 if __name__ == "__main__":

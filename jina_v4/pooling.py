@@ -41,6 +41,19 @@ def multi_vectors(projected):
     return normalize(projected.float(), dim=-1)
 
 
+def unit(vectors):
+    """Scales vectors that are arrays already to length 1.
+
+    Args:
+        vectors: an array ``(..., dim)``, or what numpy makes one of
+
+    Returns:
+        a float32 array of the same shape. A vector of zeros stays as it is
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
 def truncate(vectors, dim):
     """Keeps the first dimensions of Matryoshka vectors (arXiv 2205.13147).
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..jina_v4.pooling import unit
+
 
 @dataclass(frozen=True)
 class Query:
@@ -54,15 +56,11 @@ class Query:
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         if vectors.ndim == 2 and vectors.shape[1] == multi_dim:
-            return cls(_unit(vectors) / len(vectors), None)
+            return cls(unit(vectors) / len(vectors), None)
         if vectors.ndim in (1, 2) and vectors.shape[-1] == single_dim:
-            return cls(None, _unit(np.atleast_2d(vectors)).mean(axis=0))
+            return cls(None, unit(np.atleast_2d(vectors)).mean(axis=0))
 
         raise ValueError(
             f"Expected a single vector of {single_dim} dimensions or a multi-vector (tokens, {multi_dim}), found an "
             f"array {vectors.shape}"
         )
-
-
-def _unit(vectors):
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

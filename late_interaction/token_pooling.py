@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from ..jina_v4.pooling import unit
+
 
 def pool_tokens(multi_vector, factor):
     """Clusters a page's tokens by Ward's method, and takes the mean of each cluster.
@@ -21,5 +23,4 @@ def pool_tokens(multi_vector, factor):
     labels = fcluster(linkage(multi_vector, method="ward"), clusters, criterion="maxclust")
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=0))
-    pooled = np.add.reduceat(multi_vector[order], starts)
-    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    return unit(np.add.reduceat(multi_vector[order], starts))
