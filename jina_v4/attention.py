@@ -11,6 +11,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from .devices import to_device
+from .kernels import plain_only
+
+# The scores that Metal can hold in one buffer. From 4 GiB on it ends the process.
+_SCORE_BYTES = {"mps": 2**31}
 
 
 class Packing:
@@ -63,14 +67,55 @@ def attend(query, key, value, packing, is_causal=False):
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     for tokens, count in packing.runs():
         q, k, v = (tensor[tokens].unflatten(0, (count, -1)).transpose(1, 2) for tensor in (query, key, value))
-        result = scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+        result = attend_in_parts(q, k, v, is_causal, _SCORE_BYTES.get(query.device.type))
         attended[tokens] = result.transpose(1, 2).flatten(0, 1)
 
     return attended.flatten(1)
 
 
+def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
+    """Calls PyTorch's attention on as many sequences, heads and query tokens at a time as a limit allows.
+
+    Args:
+        query: a tensor ``(sequences, heads, tokens, head_dim)``
+        key: a tensor like ``query``
+        value: a tensor like ``query``
+        is_causal (False): whether a token sees only those before it and itself
+        score_bytes (None): the bytes that the scores of one call may take, in float32. ``None``: any number
+
+    Returns:
+        a tensor like ``query``
+    """
+    sequences, heads, tokens, _ = query.shape
+    rows = score_bytes and score_bytes // (4 * tokens)
+    if rows is None or sequences * heads * tokens <= rows:
+        return scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+
+    for dim, size, share in ((0, sequences, heads * tokens), (1, heads, tokens)):
+        if size > 1:
+            parts = (tensor.split(max(1, rows // share), dim) for tensor in (query, key, value))
+            return torch.cat([attend_in_parts(*part, is_causal, score_bytes) for part in zip(*parts, strict=True)], dim)
+
+    attended, start = [], 0
+    for part in query.split(max(1, rows), dim=2):
+        stop = start + part.shape[2]
+        seen = stop if is_causal else tokens
+        mask = None
+        if is_causal:
+            mask = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
+        keys, values = key[:, :, :seen], value[:, :, :seen]
+        attended.append(scaled_dot_product_attention(part, keys, values, attn_mask=mask))
+        start = stop
+    return torch.cat(attended, dim=2)
+
+
 def _has_kernel(query):
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _has_flash_attention(query.device)
+    return (
+        not plain_only()
+        and query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and _has_flash_attention(query.device)
+    )
 
 
 @functools.cache

@@ -4,6 +4,8 @@ The backbone is frozen. All adapters are resident, and switching task changes wh
 state here, guarded by a lock, because one copy of the weights serves every model instance of the process.
 """
 
+import contextlib
+import itertools
 import threading
 
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from .attention import Packing
 from .decoder import Decoder
-from .devices import residual_dtype, to_device
+from .devices import exact_float32, free_cache, residual_dtype, to_device
 from .images import patchify
 from .vision import VisionTower
 
@@ -41,8 +43,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = network
         self.lock = threading.Lock()
-        # The adapters that were added to the checkpoint's own: what file they come from -> task -> name.
+        # The adapters that were added to the checkpoint's own: what file they come from -> a weak reference to who uses
+        # them, and their names.
         self.added_adapters = {}
+        self.adapter_numbers = itertools.count()
         # The tokens that a forward pass may have.
         self.token_budget = _TOKEN_BUDGETS[self.device.type]
         if int8:
@@ -51,9 +55,8 @@ class Backbone(nn.Module):
             self._vision_tower = VisionTower(self.towers.model.visual, int8)
             self._decoder = Decoder(self.towers, int8)
         self._used = None
-        if self.device.type == "cuda":
-            # What the weights took where they came from is for others to use.
-            torch.cuda.empty_cache()
+        # What the weights took where they came from is for others to use.
+        free_cache(self.device)
 
     def _widen_the_rest(self):
         """Brings what is not rounded to float32: all but the layers, and the embeddings, of which few are looked up."""
@@ -84,6 +87,10 @@ class Backbone(nn.Module):
         """Where the weights are, a :class:`torch.device`."""
         return self.towers.model.device
 
+    def _exact(self):
+        is_float32 = self._vision_tower.dtype == torch.float32
+        return exact_float32 if is_float32 else contextlib.nullcontext()
+
     def reduce_token_budget(self, batch):
         """Keeps to less than what memory did not suffice for.
 
@@ -112,7 +119,8 @@ class Backbone(nn.Module):
             for part, size in zip(pixels.split([size.numel() for size in sizes]), sizes, strict=True)
         ]
         grids = [tuple(side // image_settings.patch_size for side in size[1:]) for size in sizes]
-        return self._vision_tower(torch.cat(patches), grids)
+        with self._exact():
+            return self._vision_tower(torch.cat(patches), grids)
 
     @torch.inference_mode()
     def read(self, batch, adapter, visual=None):
@@ -137,7 +145,7 @@ class Backbone(nn.Module):
             places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
             embedded.index_copy_(0, to_device(places, self.device), visual.to(embedded.dtype))
 
-        with self.lock:
+        with self.lock, self._exact():
             self.use(adapter)
             return self._decoder(embedded, positions, packing)
 

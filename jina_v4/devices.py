@@ -1,8 +1,12 @@
 """Where to compute and in which type, and tensors on their way there and back."""
 
+import contextlib
+import threading
+
 import torch
 
 from .arguments import check_choice
+from .kernels import multiplies_bfloat16
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
@@ -51,8 +55,8 @@ def resolve_dtype(precision, device):
     """Chooses the type that the model computes in.
 
     Args:
-        precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and
-            float32 on the CPU and MPS. ``"int8"`` is for the CPU alone
+        precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU or CPU that multiplies it, float16 on an
+            older GPU of NVIDIA's, and float32 elsewhere. ``"int8"`` is for the CPU alone
         device: a :class:`torch.device`
 
     Returns:
@@ -63,6 +67,8 @@ def resolve_dtype(precision, device):
     """
     check_choice("precision", precision, PRECISIONS)
     if precision == "auto":
+        if device.type == "cpu":
+            return torch.bfloat16 if multiplies_bfloat16() else torch.float32
         if device.type != "cuda":
             return torch.float32
         with torch.cuda.device(device):
@@ -77,6 +83,49 @@ def resolve_dtype(precision, device):
 def residual_dtype(dtype):
     """Returns the type in which layers' outputs are added up: for float16, one in which the sum cannot overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
+
+
+class _ExactFloat32(contextlib.ContextDecorator):
+    """While any thread is in it, products of float32 are of float32.
+
+    A person may allow others to round to TF32 or bfloat16, as by ``torch.set_float32_matmul_precision("high")``. The
+    settings are the process's, so the first thread to enter changes them, and the last one to leave restores them.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside, self._before = 0, []
+
+    def __enter__(self):
+        with self._lock:
+            if not self._inside:
+                backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+                self._before = [(backend, backend.fp32_precision) for backend in backends]
+                for backend in backends:
+                    backend.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for backend, precision in self._before:
+                    backend.fp32_precision = precision
+
+
+exact_float32 = _ExactFloat32()
+
+
+def free_cache(device):
+    """Gives back what the allocator of a GPU holds for later.
+
+    Args:
+        device: a :class:`torch.device`
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def to_device(tensor, device):

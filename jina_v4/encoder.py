@@ -108,8 +108,9 @@ class Encoder:
     @functools.cached_property
     def _adapters(self):
         """The names of the adapters in the backbone, by task."""
-        added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
-        return {task: task for task in self.tasks} | added
+        # Held, since the backbone keeps the adapters that somebody holds.
+        self._added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
+        return {task: task for task in self.tasks} | self._added
 
     def load(self):
         """Loads the weights, those of the adapters too, unless they are loaded.

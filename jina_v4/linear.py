@@ -1,9 +1,9 @@
 """Linear layers, each in the form in which the processor at hand computes it fastest."""
 
-import platform
-
 import torch
 from torch.nn.functional import linear
+
+from .kernels import int8_product, packs
 
 # Tokens at a time, so that what is on the way from one step to the next stays in the cache.
 _ROWS = 1024
@@ -23,7 +23,8 @@ def make_linear(weight, bias=None, int8=False):
     if int8:
         return Int8Linear(weight, bias)
 
-    return PackedLinear(weight, bias) if _can_pack(weight) else PlainLinear(weight, bias)
+    can_pack = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and packs(weight.dtype)
+    return PackedLinear(weight, bias) if can_pack else PlainLinear(weight, bias)
 
 
 class PlainLinear:
@@ -50,17 +51,6 @@ class PackedLinear:
         return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, "none", [], "")
 
 
-def _can_pack(weight):
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
 class Int8Linear:
     """A linear layer in 8-bit integers, for CPUs, whose integer units multiply faster than their float ones.
 
@@ -73,8 +63,9 @@ class Int8Linear:
     """
 
     def __init__(self, weight, bias=None):
+        self._product, largest = int8_product()
         weight = weight.float()
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
         # Inputs first, which is how the product reads them fastest.
         self._weight = (weight / scale[:, None]).round().to(torch.int8).T.contiguous()
         self._scale = scale
@@ -93,7 +84,7 @@ class Int8Linear:
         for rows, results in zip(inputs.split(_ROWS), outputs.split(_ROWS), strict=True):
             scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
             rounded = (rows / scale).round_().to(torch.int8)
-            results.copy_(torch._int_mm(rounded, self._weight)).mul_(self._scale).mul_(scale)
+            results.copy_(self._product(rounded, self._weight)).mul_(self._scale).mul_(scale)
             if self._bias is not None:
                 results.add_(self._bias)
         return outputs

@@ -64,14 +64,15 @@ def shared_backbone(directory, device, dtype):
 def shared_adapters(backbone, directory):
     """Adds adapters of one's own to a backbone, unless it holds them already.
 
-    The base weights are not copied. A file that was written anew since is another one.
+    The base weights are not copied. A file that was written anew since is another one. Adapters that nobody holds any
+    longer make room for the new ones.
 
     Args:
         backbone: a :class:`Backbone`
         directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
 
     Returns:
-        the dict of the adapters' names in the backbone, by task
+        the :class:`AdapterNames`. The backbone keeps the adapters as long as somebody holds it
 
     Raises:
         CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
@@ -79,20 +80,34 @@ def shared_adapters(backbone, directory):
     files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     with backbone.lock:
-        if key not in backbone.added_adapters:
-            prefix = f"added{len(backbone.added_adapters)}-"
-            names = {task: prefix + task for task in adapter_tasks(directory)}
-            try:
-                add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
-            except Exception:
-                for name in names.values():
-                    if name in backbone.network.peft_config:
-                        backbone.network.delete_adapter(name)
-                raise
+        for unused in [of for of, (holder, _) in backbone.added_adapters.items() if holder() is None]:
+            _delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
 
-            backbone.added_adapters[key] = names
+        if key in backbone.added_adapters:
+            names = backbone.added_adapters[key][0]()
+            if names is not None:
+                return names
 
-        return backbone.added_adapters[key]
+        prefix = f"added{next(backbone.adapter_numbers)}-"
+        names = AdapterNames({task: prefix + task for task in adapter_tasks(directory)})
+        try:
+            add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
+        except Exception:
+            _delete_adapters(backbone.network, names.values())
+            raise
+
+        backbone.added_adapters[key] = weakref.ref(names), tuple(names.values())
+        return names
+
+
+class AdapterNames(dict):
+    """The names of adapters in a backbone, by task. A dict that can be referred to weakly."""
+
+
+def _delete_adapters(network, names):
+    for name in names:
+        if name in network.peft_config:
+            network.delete_adapter(name)
 
 
 def load_backbone(directory, device, dtype):

@@ -4,8 +4,17 @@ import gc
 
 import torch
 
-# The allocators of the CPU, of MPS and of cuBLAS raise plain RuntimeErrors.
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+# The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized" where
+# there was no memory left for its workspace.
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_alloc_failed",
+    "invalid buffer size",
+)
 
 
 def in_halves(function, inputs, failed=None):

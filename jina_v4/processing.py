@@ -95,7 +95,8 @@ class Processor:
 
         is_passage = prompt_name == "passage" and task != "text-matching"
         prefix = "Passage:" if is_passage else "Query:"
-        ids = self.ids(f"{prefix} {text}", truncation=True, max_length=max_length or MAX_LENGTH)
+        # Cut here, not by the tokenizer, whose limit is one that all threads share.
+        ids = self.ids(f"{prefix} {text}", verbose=False)[: max_length or MAX_LENGTH]
         own = slice(min(self._prefix_lengths[prefix], len(ids)), len(ids))
         return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)), own)
 

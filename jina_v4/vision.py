@@ -18,6 +18,9 @@ from .linear import make_linear, take_weights
 # The base of the angles that tell a patch's row and column. It is the architecture's; no checkpoint states it.
 _ROPE_THETA = 10000
 
+# The visual tokens of an image whose layout is kept for the next of its size: 256 of these take 20 MB.
+_KEPT_LAYOUT = 1024
+
 # GPUs multiply matrices fastest whose sides are multiples of this. The 3420 of the real model are not.
 _ALIGNMENT = 64
 
@@ -169,8 +172,18 @@ class _ImageLayout:
     windows: list
 
 
-@functools.lru_cache(maxsize=256)
 def _lay_out_image(height, width, merge, side):
+    # A large image's layout takes much memory, and little time beside the image's own.
+    keeps = height * width // merge**2 <= _KEPT_LAYOUT
+    return (_kept_layout if keeps else _new_layout)(height, width, merge, side)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_layout(height, width, merge, side):
+    return _new_layout(height, width, merge, side)
+
+
+def _new_layout(height, width, merge, side):
     tokens = torch.arange(height * width // merge**2).view(height // merge, width // merge)
     windows = [window.flatten() for strip in tokens.split(side, dim=0) for window in strip.split(side, dim=1)]
     windows.sort(key=len)

@@ -69,10 +69,10 @@ def golden_images():
 
 @pytest.fixture
 def load_demo():
-    """Loads the demo model through FiftyOne's zoo, with any arguments."""
+    """Loads the demo model through FiftyOne's zoo, with any arguments, by default in float32 on any machine."""
     import fiftyone.zoo as foz
 
-    return lambda **kwargs: foz.load_zoo_model(DEMO_MODEL, device="cpu", **kwargs)
+    return lambda **kwargs: foz.load_zoo_model(DEMO_MODEL, **({"device": "cpu", "precision": "float32"} | kwargs))
 
 
 @pytest.fixture

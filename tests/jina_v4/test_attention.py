@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from jina_embeddings_v4.jina_v4.attention import Packing, attend, rotate
+from jina_embeddings_v4.jina_v4 import attention
+from jina_embeddings_v4.jina_v4.attention import Packing, attend, attend_in_parts, rotate
+from torch.nn.functional import scaled_dot_product_attention
 
 
 def plain_attention(query, key, value, lengths, is_causal):
@@ -30,6 +32,24 @@ def test_each_sequence_attends_to_itself_alone(lengths, key_heads, is_causal):
     key, value = torch.randn(2, sum(lengths), key_heads, 8).unbind()
     found = attend(query, key, value, Packing(lengths, "cpu"), is_causal)
     torch.testing.assert_close(found, plain_attention(query, key, value, lengths, is_causal))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 11, 23, 67, 1000])
+def test_a_limit_on_scores_changes_nothing_but_their_number(monkeypatch, is_causal, rows):
+    torch.manual_seed(51)
+    query, key, value = torch.randn(3, 3, 4, 11, 8).unbind()
+    expected = scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    sizes = []
+
+    def attend_once(query, key, value, **kwargs):
+        sizes.append(4 * query.shape[:3].numel() * key.shape[2])
+        return scaled_dot_product_attention(query, key, value, **kwargs)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend_once)
+    limit = rows * 11 * 4
+    torch.testing.assert_close(attend_in_parts(query, key, value, is_causal, limit), expected)
+    assert max(sizes) <= limit and (len(sizes) > 1 or rows == 1000)
 
 
 def test_equal_neighbours_are_computed_together():

@@ -1,4 +1,8 @@
-"""The packed towers against transformers' own, which pad, under PEFT's own adapters."""
+"""The packed towers against transformers' own, which pad, under PEFT's own adapters.
+
+Two ways to compute in float32 differ by rounding, on each processor by another amount. So both are compared with a run
+of transformers' towers in float64, and the packed ones may be off by no more than the padded ones are, but for chance.
+"""
 
 import jina_embeddings_v4.jina_v4.adapted
 import pytest
@@ -8,6 +12,7 @@ from jina_embeddings_v4.jina_v4.adapted import AdaptedLinear, FusedAdaptedLinear
 from jina_embeddings_v4.jina_v4.images import resize_image
 from jina_embeddings_v4.jina_v4.loading import load_backbone, load_network
 from jina_embeddings_v4.jina_v4.processing import Processor
+from jina_embeddings_v4.jina_v4.vision import _kept_layout, lay_out
 from jina_embeddings_v4.training.forward import embed, visual_tokens
 
 TEXTS = ["an invoice", "", "a much longer text that asks for a letter with a red stamp", "two words"]
@@ -34,6 +39,12 @@ def network(directory):
 
 
 @pytest.fixture(scope="module")
+def exact_network(directory):
+    """The same in float64, but for norms and rotations, which transformers always computes in float32."""
+    return load_network(directory, torch.device("cpu"), torch.float64)
+
+
+@pytest.fixture(scope="module")
 def processor(directory):
     return Processor(directory)
 
@@ -45,31 +56,45 @@ def pages(processor):
     return [processor.image_tokens(resize_image(image, processor.image_settings)) for image in images]
 
 
-def assert_same(backbone, network, batch, adapter, visual=None, expected_visual=None):
+def assert_rounded(found, plain, exact):
+    """Asserts that values in float32 are as near to the exact ones as another way to compute them in float32 is.
+
+    The largest of the errors varies more than their mean square. On five kinds of processor, the former was up to 1.7
+    times that of the plain way, the latter up to 1.4 times.
+    """
+    error, plain_error = found.double() - exact.double(), plain.double() - exact.double()
+    assert error.square().mean().sqrt() <= 2 * plain_error.square().mean().sqrt()
+    assert error.abs().max() <= 4 * plain_error.abs().max()
+
+
+def assert_same(backbone, networks, batch, adapter, visual=None, expected_visuals=(None, None)):
     hidden_states, projected = backbone.read(batch, adapter, visual)
-    network.set_adapter(adapter)
-    with torch.no_grad():
-        expected = embed(network.base_model.model, batch, expected_visual)
-    rows = zip(expected.hidden_states, batch, strict=True)
-    expected_states = torch.cat([states[: len(tokens)] for states, tokens in rows])
-    torch.testing.assert_close(hidden_states, expected_states, atol=2e-5, rtol=0)
-    torch.testing.assert_close(
-        torch.nn.functional.normalize(projected, dim=-1), torch.cat(expected.multi), atol=2e-6, rtol=0
-    )
+    expected_states, expected_multi = [], []
+    for network, expected_visual in zip(networks, expected_visuals, strict=True):
+        network.set_adapter(adapter)
+        with torch.no_grad():
+            expected = embed(network.base_model.model, batch, expected_visual)
+        rows = zip(expected.hidden_states, batch, strict=True)
+        expected_states.append(torch.cat([states[: len(tokens)] for states, tokens in rows]))
+        expected_multi.append(torch.cat(expected.multi))
+    assert_rounded(hidden_states, *expected_states)
+    assert_rounded(torch.nn.functional.normalize(projected, dim=-1), *expected_multi)
 
 
-def test_images(backbone, network, processor, pages):
+def test_images(backbone, network, exact_network, processor, pages):
     visual = backbone.see(pages, processor.image_settings)
+    networks = network, exact_network
     with torch.no_grad():
-        expected = visual_tokens(network.base_model.model, pages, processor.image_settings)
-    torch.testing.assert_close(visual, torch.cat(expected), atol=2e-5, rtol=0)
+        expected = [visual_tokens(one.base_model.model, pages, processor.image_settings) for one in networks]
+    assert_rounded(visual, *(torch.cat(tokens) for tokens in expected))
     for task in ("retrieval", "code"):
-        assert_same(backbone, network, pages, task, visual, expected)
+        assert_same(backbone, networks, pages, task, visual, expected)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "text-matching", "code"])
-def test_texts(backbone, network, processor, task):
-    assert_same(backbone, network, [processor.text_tokens(text, task) for text in TEXTS], task)
+def test_texts(backbone, network, exact_network, processor, task):
+    batch = [processor.text_tokens(text, task) for text in TEXTS]
+    assert_same(backbone, (network, exact_network), batch, task)
 
 
 def test_switching_adapters_never_drifts(backbone, processor):
@@ -140,3 +165,14 @@ def test_adapters_of_a_higher_rank_find_room():
             added = module.layer.scaling[name] * module.layer.lora_B[name](module.layer.lora_A[name](inputs)).detach()
         bias = module.layer.base_layer.bias.detach()
         torch.testing.assert_close(fused(room), inputs @ weight.T + bias + added)
+
+
+def test_layouts_of_large_images_are_not_kept():
+    cpu, small, large = torch.device("cpu"), (8, 16), (2 * 32, 2 * 33)
+    for _ in range(2):
+        for grid in (small, large):
+            lay_out([grid], 2, 4, cpu)
+    kept = _kept_layout.cache_info()
+    lay_out([small, large], 2, 4, cpu)
+    assert _kept_layout.cache_info().currsize == kept.currsize and kept.currsize <= kept.maxsize == 256
+    assert _kept_layout.cache_info().hits == kept.hits + 1 and _kept_layout.cache_info().misses == kept.misses

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from jina_embeddings_v4.jina_v4.devices import resolve_device, resolve_dtype
+from jina_embeddings_v4.jina_v4 import devices
+from jina_embeddings_v4.jina_v4.devices import exact_float32, resolve_device, resolve_dtype
+from torch.nn.functional import scaled_dot_product_attention
 
 
 def test_devices():
@@ -19,7 +21,7 @@ def test_devices():
 
 def test_precisions():
     cpu = torch.device("cpu")
-    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu) == torch.float32
+    assert resolve_dtype("float32", cpu) == torch.float32
     assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
     for precision in ("fp16", "half", None, torch.float32):
         with pytest.raises(ValueError, match="precision=.* expected one of 'auto', 'float32', 'bfloat16', 'float16'"):
@@ -30,3 +32,30 @@ def test_eight_bits_are_for_the_cpu():
     assert resolve_dtype("int8", torch.device("cpu")) == torch.int8
     with pytest.raises(ValueError, match="precision='int8' is for the CPU, and the device is 'mps': take 'auto'"):
         resolve_dtype("int8", torch.device("mps"))
+
+
+@pytest.mark.parametrize(("has_units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_a_cpu_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch, has_units, expected):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: has_units)
+    assert resolve_dtype("auto", torch.device("cpu")) == expected
+
+
+def test_what_auto_takes_here_can_attend():
+    query = torch.ones(1, 1, 40, 16, dtype=resolve_dtype("auto", torch.device("cpu")))
+    assert torch.equal(scaled_dot_product_attention(query, query, query), query)
+
+
+def test_float32_is_exact_whatever_a_person_allows():
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        allowed = [backend.fp32_precision for backend in backends]
+        assert allowed != ["ieee", "ieee"]
+        with exact_float32:
+            with exact_float32:
+                pass
+            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+        assert [backend.fp32_precision for backend in backends] == allowed
+    finally:
+        torch.set_float32_matmul_precision(before)

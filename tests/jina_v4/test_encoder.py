@@ -201,7 +201,10 @@ def test_half_precision_stays_close(encoder, checkpoint, golden_images, precisio
 
 def test_eight_bits_stay_close(golden_images):
     from jina_embeddings_v4.jina_v4.encoder import Encoder
+    from jina_embeddings_v4.jina_v4.kernels import int8_product
 
+    # Rounding weights to 7 bits in place of 8 doubles their half of the errors, whose squares the cosines lose.
+    more = {127: 1, 63: (1 + 2**2) / 2}[int8_product()[1]]
     exact, rounded = (Encoder(DEMO_CHECKPOINT, device="cpu", precision=name) for name in ("float32", "int8"))
     images = [golden_images[name] for name in ("rgb_112x112", "rgb_56x84", "tall_30x900")]
     for task in exact.tasks:
@@ -209,9 +212,9 @@ def test_eight_bits_stay_close(golden_images):
             (exact.encode_images(images, task=task), rounded.encode_images(images, task=task)),
             (exact.encode_texts(TEXTS.values(), task=task), rounded.encode_texts(TEXTS.values(), task=task)),
         ):
-            assert (one.single * other.single).sum(axis=1).min() > 0.998
+            assert (one.single * other.single).sum(axis=1).min() > 1 - 0.002 * more
             rows = zip(one.multi, other.multi, strict=True)
-            assert np.mean(np.concatenate([(a * b).sum(axis=1) for a, b in rows])) > 0.999
+            assert np.mean(np.concatenate([(a * b).sum(axis=1) for a, b in rows])) > 1 - 0.001 * more
 
 
 def test_batches_hold_each_input_once_and_keep_to_the_budget():

@@ -28,7 +28,7 @@ def copy(checkpoint, tmp_path):
 
 
 def load(directory, **kwargs):
-    return Encoder.from_checkpoint(directory, device="cpu", **kwargs)
+    return Encoder.from_checkpoint(directory, **({"device": "cpu", "precision": "float32"} | kwargs))
 
 
 def edit_json(path, edit):
@@ -231,6 +231,21 @@ def test_an_adapter_that_was_written_anew_is_read_anew(copy, own_adapter):
     assert np.abs(load(copy, adapter=own_adapter).encode_texts(["a text"]).single - first).max() > 1e-4
 
 
+def test_adapters_that_nobody_holds_make_room(copy, own_adapter):
+    kept = load(copy, adapter=own_adapter)
+    for _ in range(4):
+        edit_tensors(
+            own_adapter / "adapter_model.safetensors", lambda tensors: [tensor.mul_(2) for tensor in tensors.values()]
+        )
+        passing = load(copy, adapter=own_adapter)
+        expected = passing.encode_texts(["a text"]).single
+        assert len(kept.backbone.network.peft_config) == 3 + 2
+        del passing
+
+    assert np.array_equal(load(copy, adapter=own_adapter).encode_texts(["a text"]).single, expected)
+    assert np.abs(kept.encode_texts(["a text"]).single - expected).max() > 1e-4
+
+
 def test_a_damaged_adapter_is_refused_and_leaves_nothing_behind(copy, own_adapter, golden_images):
     plain, weights = load(copy), own_adapter / "adapter_model.safetensors"
     whole = weights.read_bytes()
@@ -280,5 +295,5 @@ def test_the_weights_go_when_the_last_instance_goes(copy):
 
 
 def test_the_precision_is_that_of_every_weight(copy):
-    for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         assert {weight.dtype for weight in load(copy, precision=precision).backbone.parameters()} == {dtype}

@@ -1,6 +1,7 @@
 """Token ids and positions against what the original processor returned."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,14 @@ def test_long_texts_are_cut_at_the_end(encoder):
     whole, cut = (encoder.processor.text_tokens(text, "retrieval", max_length=n) for n in (None, 16))
     assert len(cut) == 16 and len(whole) > 100
     np.testing.assert_array_equal(cut.ids, whole.ids[:16])
+
+
+def test_threads_with_other_lengths_do_not_change_each_others_texts(encoder):
+    text = "word " * 60
+    lengths = [8, 16, 32, 48] * 100
+
+    def length_of(max_length):
+        return len(encoder.processor.text_tokens(text, "retrieval", max_length=max_length))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(length_of, lengths)) == lengths

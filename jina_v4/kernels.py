@@ -1,0 +1,146 @@
+"""Which of torch's fast operators are right on this processor.
+
+Some of them are private, and may be absent or changed in another version of torch. ``torch._int_mm`` is wrong on CPUs
+without VNNI. So each is tried once, on a small product, against the same product in float64, before a layer uses it.
+Where it is absent or wrong, one line says so, and the plain way is taken.
+
+With the environment variable ``JINA_V4_PLAIN_KERNELS=1`` the plain ways are taken everywhere, to find out whether a
+wrong number comes from an operator.
+"""
+
+import functools
+import logging
+import os
+import platform
+
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+PLAIN = "JINA_V4_PLAIN_KERNELS"
+
+# The values of ONEDNN_MAX_CPU_ISA that leave a CPU its bfloat16 units.
+_BFLOAT16_ISAS = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
+
+logger = logging.getLogger(__name__)
+
+
+def plain_only():
+    """Whether the fast operators are switched off."""
+    return os.environ.get(PLAIN, "") not in ("", "0")
+
+
+def packs(dtype):
+    """Whether oneDNN's products of prepacked weights are there and right on this CPU.
+
+    Args:
+        dtype: ``torch.float32`` or ``torch.bfloat16``
+    """
+    return not plain_only() and _packs(dtype)
+
+
+@functools.cache
+def _packs(dtype):
+    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+
+        return _is_right("oneDNN's prepacked product", packed_product, dtype)
+    except Exception as error:
+        return _is_absent("oneDNN's prepacked product", error)
+
+
+def packed_product(inputs, weight, bias=None):
+    """Multiplies by prepacked weights, as :class:`jina_v4.linear.PackedLinear` does."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+
+
+def _is_right(name, product, dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*size, generator=generator).to(dtype) for size in ((48, 160), (48,)))
+    for tokens in (1, 65):
+        inputs = torch.randn(tokens, 160, generator=generator).to(dtype)
+        exact = linear(inputs.double(), weight.double(), bias.double())
+        size = linear(inputs.double().abs(), weight.double().abs(), bias.double().abs())
+        # What rounding explains: of each sum in float32, and of the result in its own type.
+        bound = (160 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps) * size
+        if not ((product(inputs, weight, bias).double() - exact).abs() <= bound).all():
+            logger.warning("%s in %s is wrong on this CPU. The plain product is used, which is slower", name, dtype)
+            return False
+
+    return True
+
+
+def _is_absent(name, error):
+    logger.warning("%s is not to be had here (%s). The plain product is used, which is slower", name, error)
+    return False
+
+
+def int8_product():
+    """Chooses how this CPU multiplies 8-bit integers.
+
+    Returns:
+        a function of two int8 matrices that returns their product, and the largest value that the second may hold. Where
+        the CPU adds two products in 16 bits, as those without VNNI do, that is 63: two products of 255 and 63 still fit
+    """
+    return (_plain_int8_product, 127) if plain_only() else _int8_product()
+
+
+@functools.cache
+def _int8_product():
+    try:
+        for largest in (127, 63):
+            if _int8_product_is_right(largest):
+                if largest < 127:
+                    logger.warning("This CPU adds products of 8 bits in 16 bits (no VNNI). Weights are kept in 7 bits")
+                return torch._int_mm, largest
+        logger.warning("torch._int_mm is wrong on this CPU. The plain product is used, which is slower")
+    except Exception as error:
+        _is_absent("torch._int_mm", error)
+    return _plain_int8_product, 127
+
+
+def _int8_product_is_right(largest):
+    generator = torch.Generator().manual_seed(0)
+    for tokens in (1, 65):
+        inputs = torch.randint(-127, 128, (tokens, 160), generator=generator, dtype=torch.int8)
+        weight = torch.randint(-largest, largest + 1, (160, 48), generator=generator, dtype=torch.int8)
+        # The largest sums that there can be, of each sign.
+        inputs[0], weight[:, 0], weight[:, 1] = 127, largest, -largest
+        exact = inputs.double() @ weight.double()
+        if not torch.equal(torch._int_mm(inputs, weight).double(), exact):
+            return False
+
+    return True
+
+
+def _plain_int8_product(inputs, weight):
+    return inputs.float() @ weight.float()
+
+
+@functools.cache
+def multiplies_bfloat16():
+    """Whether this CPU has units for bfloat16, and torch's attention and products in it are right here.
+
+    They are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs compute bfloat16 by way of
+    float32, slower than float32 itself. Arm's units were never measured, and are not asked for.
+    """
+    has = any(
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+    if not has or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
+        return False
+
+    query = torch.randn(1, 2, 40, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    try:
+        found = scaled_dot_product_attention(query, query, query, is_causal=True)
+    except RuntimeError:  # eg with ATEN_CPU_CAPABILITY=avx2
+        return False
+
+    exact = scaled_dot_product_attention(*[query.double()] * 3, is_causal=True)
+    # Each value is a mean of others, whose weights and result are rounded.
+    return bool(((found.double() - exact).abs() <= 4 * torch.finfo(torch.bfloat16).eps * query.abs().max()).all())
