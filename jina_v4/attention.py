@@ -110,12 +110,8 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
 
 
 def _has_kernel(query):
-    return (
-        not plain_only()
-        and query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and _has_flash_attention(query.device)
-    )
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and is_half and not plain_only() and _has_flash_attention(query.device)
 
 
 @functools.cache

@@ -83,8 +83,9 @@ def int8_product():
     """Chooses how this CPU multiplies 8-bit integers.
 
     Returns:
-        a function of two int8 matrices that returns their product, and the largest value that the second may hold. Where
-        the CPU adds two products in 16 bits, as those without VNNI do, that is 63: two products of 255 and 63 still fit
+        a function of two int8 matrices that returns their product, and the largest value that the second may hold.
+        Where the CPU adds two products in 16 bits, as those without VNNI do, that is 63: two products of 255 and 63
+        still fit
     """
     return (_plain_int8_product, 127) if plain_only() else _int8_product()
 

@@ -4,8 +4,8 @@ import gc
 
 import torch
 
-# The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized" where
-# there was no memory left for its workspace.
+# The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized"
+# where there was no memory left for its workspace.
 _SIGNS = (
     "out of memory",
     "can't allocate memory",
