@@ -10,7 +10,7 @@ PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint benchmark speed scaling search test test-app lint clean
+.PHONY: help demo app demo-checkpoint benchmark speed scaling search test test-processors test-app lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ search: .venv ## measure what a late-interaction search costs, and what it finds
 
 test: .venv ## run the tests
 	@$(BIN)/pytest
+
+test-processors: .venv ## run the engine's tests as older processors would compute, where this one can stand for them
+	@$(BIN)/python tests/processors.py
 
 test-app: .venv ## run the tests of the App in a browser, which need Chromium; screenshots go to .demo/app
 	@$(BIN)/pytest -m app tests/app
