@@ -43,7 +43,8 @@ class JinaV4Config(fout.TorchImageModelConfig):
         filter_classes (None): the classes to which predictions are restricted
         device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default, the first of these that there is
         precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on a CPU, ``"int8"``.
-            ``"auto"`` is bfloat16 on a GPU that has it, float16 on an older one, and float32 elsewhere
+            ``"auto"`` is bfloat16 on a GPU or CPU that multiplies it, float16 on an older GPU of NVIDIA's, and float32
+            elsewhere
         checkpoint (None): a local directory, ``"org/name"`` or ``"org/name@revision"`` to load in place of the model's
             own weights
         adapter (None): a directory with LoRA adapters of one's own, as ``training/finetune.py`` writes it, to apply in

@@ -64,7 +64,7 @@ def hub(checkpoint, tmp_path, evidence):
 
 
 def load(**kwargs):
-    return foz.load_zoo_model(REPOSITORY, device="cpu", cache=False, **kwargs)
+    return foz.load_zoo_model(REPOSITORY, cache=False, **({"device": "cpu", "precision": "float32"} | kwargs))
 
 
 def is_downloaded():
@@ -130,7 +130,7 @@ def test_a_download_suffices_for_good(hub, tmp_path):
 
         name = sys.argv[1]
         assert not foz.is_zoo_model_downloaded(name)
-        model = foz.load_zoo_model(name, device="cpu")
+        model = foz.load_zoo_model(name, device="cpu", precision="float32")
         assert foz.is_zoo_model_downloaded(name)
         print(*model.embed_prompt(sys.argv[2]))
     """
