@@ -69,6 +69,18 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         index._config.candidates = candidates
         return index
 
+    def check(self):
+        """Reads all vectors of the local store, and compares them with the checksums that were stored with them.
+
+        To embed pages that are damaged anew, remove them, and call :meth:`add_samples`. Pages that were added before
+        there were checksums are not compared. Qdrant checks its own files.
+
+        Returns:
+            a list of the ids of the pages, samples or patches, whose vectors are lost or were changed
+        """
+        self._store.check()
+        return self._store.damaged()
+
     def add_samples(self, samples, **kwargs):
         """Embeds and adds those images, or patches, that the index lacks.
 
@@ -101,6 +113,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             ValueError: if the samples are no images, or the index is another dataset's
         """
         check_owner(self._samples, self.config)
+        self._store.repair()
         done = total = 0
 
         def missing(ids):

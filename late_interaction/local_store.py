@@ -11,6 +11,7 @@ So whoever reads finds all that is committed, and what a killed process left beh
 
 import contextlib
 import functools
+import logging
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -21,15 +22,24 @@ import numpy as np
 from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
+# Bytes of multi-vectors that are moved at a time.
+_MOVED_AT_ONCE = 2**25
+
 # The pages of one pair of files. Of full pages, the larger has 800 MB.
 _PAGES_PER_SEGMENT = 4096
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
-    "start INTEGER, tokens INTEGER) WITHOUT ROWID",
+    "start INTEGER, tokens INTEGER, checksum INTEGER) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page)",
     "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
 )
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedIndexError(RuntimeError):
+    """Files of an index are gone, or shorter than its table says."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +152,14 @@ class LocalStore:
 
         Raises:
             ValueError: if the vectors have other dimensions than those in the index
+            DamagedIndexError: if files of the index are gone or were cut off
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing() as database:
             dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
             state = {"segment": 0, "revision": 0} | dims | _state(database)
             _check_dims({name: state[name] for name in dims}, dims)
+            self._check_lengths(database, state)
 
             if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (one,)).fetchone() for one in ids):
                 state["rewritten"] = state.get("rewritten", 0) + 1
@@ -167,12 +179,60 @@ class LocalStore:
 
             database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
-            empty = self._empty(database, state)
+            # What is lost cannot be moved.
+            empty = [] if self._damage(database, state) else self._empty(database, state)
             _set_state(database, state)
 
         # Only now that no row speaks of them, and none will.
         for segment in empty:
             self._files.delete(segment)
+
+    def repair(self):
+        """Forgets the pages whose vectors are lost, since files are gone or were cut off, and warns of them.
+
+        Those pages are missing then, and can be added again.
+        """
+        with self._reading() as database:
+            if not self._damage(database, _state(database)):
+                return
+
+        with self._writing() as database:
+            state = _state(database)
+            damage = self._damage(database, state)
+            for _, segment, lost in damage:
+                database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in lost])
+                # A process that still reads by the table of before must not find other pages in these places.
+                state["segment"] = max(state["segment"], segment + 1)
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            _set_state(database, state)
+        for path, _, lost in damage:
+            logger.warning(
+                "%s is gone or was cut off: the %d pages that it lost will be embedded anew", path, len(lost)
+            )
+
+    def damaged(self):
+        """Reads all vectors, and compares them with the checksums that were stored with them.
+
+        Pages that were added before there were checksums count as whole, as far as their files are long enough.
+
+        Returns:
+            a list of the ids of the pages that are lost or were changed
+        """
+        with self._reading() as database:
+            # No file that the table tells of goes while this is open.
+            state = _state(database)
+            self._files.refresh()
+            damaged = {one for _, _, lost in self._damage(database, state) for one in lost}
+            if "checksum" in _columns(database):
+                for one, checksum, *place in database.execute(
+                    "SELECT id, checksum, segment, page, start, tokens FROM pages "
+                    "WHERE checksum IS NOT NULL ORDER BY segment, page"
+                ):
+                    if one not in damaged and checksum != self._files.checksum(
+                        place, state["single_dim"], state["multi_dim"]
+                    ):
+                        damaged.add(one)
+        return sorted(damaged)
 
     @_again
     def single(self, ids):
@@ -251,9 +311,8 @@ class LocalStore:
             part = slice(start, start + _PAGES_PER_SEGMENT)
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
-            places = self._files.append(state["segment"], singles[part], multi[part])
-            rows = [(*of_page, *place) for *of_page, place in zip(ids[part], sample_ids[part], places, strict=True)]
-            database.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", rows)
+            places, checksums = self._files.append(state["segment"], singles[part], multi[part])
+            _insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
 
     def _empty(self, database, state):
         """Moves the pages of those files that are mostly room, and returns the segments that have none left."""
@@ -267,18 +326,57 @@ class LocalStore:
             if segment == state["segment"]:
                 state["segment"] += 1
 
-            rows = database.execute(
-                "SELECT id, sample_id, segment, page, start, tokens FROM pages WHERE segment = ?", (segment,)
-            ).fetchall()
-            if rows:
-                ids, sample_ids, *places = map(list, zip(*rows, strict=True))
-                places = np.array(places).T
-                single = self._files.read_single(places, state["single_dim"])
-                self._insert(
-                    database, state, ids, sample_ids, single, self._files.read_multi(places, state["multi_dim"])
-                )
+            self._move(database, state, segment)
             empty.append(segment)
         return empty
+
+    def _move(self, database, state, segment):
+        """Moves a segment's pages, as they lie in the files, to the one that is being filled, some MB at a time."""
+        singles = self._files.singles(segment, state["single_dim"])
+        tokens = self._files.tokens(segment, state["multi_dim"])
+        rows = database.execute(
+            "SELECT id, sample_id, checksum, page, start, tokens FROM pages WHERE segment = ? ORDER BY page", (segment,)
+        ).fetchall()
+        at_once = max(1, _MOVED_AT_ONCE // (tokens.itemsize * tokens.shape[1]))
+        at = 0
+        while at < len(rows):
+            stop, count = at, 0
+            while stop < len(rows) and (stop == at or count + rows[stop][5] <= at_once):
+                count += rows[stop][5]
+                stop += 1
+            ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[at:stop], strict=True)
+            if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
+                state["segment"] += 1
+            moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
+            places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
+            _insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+            at = stop
+
+    def _damage(self, database, state):
+        """Compares the files' lengths with the table: a list of tuples of a file, its segment, and the ids it lost."""
+        damage = []
+        for segment, page, end in _ends(database):
+            singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
+            if page < singles and end <= tokens:
+                continue
+
+            lost = database.execute(
+                "SELECT id FROM pages WHERE segment = ? AND (page >= ? OR start + tokens > ?)",
+                (segment, singles, tokens),
+            )
+            path = self._files.path(segment, "single" if page >= singles else "multi")
+            damage.append((path, segment, [one for (one,) in lost]))
+        return damage
+
+    def _check_lengths(self, database, state):
+        damage = self._damage(database, state)
+        if damage:
+            raise DamagedIndexError(
+                f"{damage[0][0]} is gone or was cut off, and with it the vectors of {len(damage[0][2])} pages"
+                + (f"; {len(damage) - 1} more files are damaged" if len(damage) > 1 else "")
+                + ". Call compute_similarity() again, as when the index was made, or index.add_samples(dataset): "
+                "either embeds the lost pages anew, and keeps the others"
+            )
 
     #
     # The table
@@ -294,6 +392,8 @@ class LocalStore:
             revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
             known = self._cached
             if known is None or known.revision != revision:
+                # While this transaction is open, no file that the table tells of goes.
+                self._check_lengths(database, state)
                 if known is None or known.rewritten != rewritten:
                     known = _Catalog(0, 0, np.empty(0, "U24"), np.empty(0, "U24"), np.empty((0, 4), np.int64))
 
@@ -339,6 +439,8 @@ class LocalStore:
             try:
                 for statement in _SCHEMA:
                     database.execute(statement)
+                if "checksum" not in _columns(database):
+                    database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
                 yield database
             except BaseException:
                 # On some errors, SQLite has done so itself.
@@ -346,6 +448,32 @@ class LocalStore:
                     database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
+
+
+def _columns(database):
+    return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
+
+
+def _insert_rows(database, pages):
+    rows = [(*of_page, *place, checksum) for *of_page, place, checksum in pages]
+    database.executemany(
+        "INSERT OR REPLACE INTO pages (id, sample_id, segment, page, start, tokens, checksum) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+def _ends(database):
+    """Yields each segment, its last page, and the row at which that page ends, by one look into the table for each."""
+    row = (2**62,)
+    while row is not None:
+        row = database.execute(
+            "SELECT segment, page, start + tokens FROM pages WHERE segment < ? "
+            "ORDER BY segment DESC, page DESC LIMIT 1",
+            row[:1],
+        ).fetchone()
+        if row is not None:
+            yield row
 
 
 def _state(database):

@@ -38,6 +38,13 @@ class QdrantStore:
     def check(self):
         """Does nothing: an index without pages has no collection."""
 
+    def repair(self):
+        """Does nothing: Qdrant keeps its own files."""
+
+    def damaged(self):
+        """Returns an empty list: Qdrant checks its own files."""
+        return []
+
     def size(self):
         """Returns the number of pages."""
         return self._client.count(self.name).count if self._exists() else 0

@@ -5,6 +5,7 @@ after the other, in another. Vectors are only appended; what is where in the fil
 """
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,19 @@ class VectorFiles:
 
     def pages_in(self, segment, single_dim):
         """Returns the number of pages that a segment's files hold, those that no table knows of included."""
-        path = self._path(segment, "single")
+        path = self.path(segment, "single")
         return path.stat().st_size // (2 * single_dim) if path.exists() else 0
 
     def delete(self, segment):
         """Deletes a segment's files."""
         for kind in ("single", "multi"):
-            self._path(segment, kind).unlink(missing_ok=True)
+            self.path(segment, kind).unlink(missing_ok=True)
+
+    def rows(self, segment, single_dim, multi_dim):
+        """Returns how many whole rows a segment's files hold: of single vectors, and of multi-vectors."""
+        sizes = (2 * single_dim, np.dtype(self.dtype).itemsize * (HEAD[self.dtype] + multi_dim))
+        paths = [self.path(segment, kind) for kind in ("single", "multi")]
+        return [path.stat().st_size // size if path.exists() else 0 for path, size in zip(paths, sizes, strict=True)]
 
     def append(self, segment, singles, multi):
         """Writes vectors to the end of a segment's files.
@@ -59,15 +66,40 @@ class VectorFiles:
             multi: a list of float32 arrays ``(tokens_i, 128)``
 
         Returns:
+            a list of the places, and one of the pages' checksums
+        """
+        singles = np.asarray(singles, dtype=np.float16)
+        stored = _stored(np.concatenate(multi), self.dtype)
+        places = self.append_stored(segment, singles, stored, [len(vectors) for vectors in multi])
+        ends = np.cumsum([len(vectors) for vectors in multi])
+        pages = zip(singles, np.split(stored, ends[:-1]), strict=True)
+        return places, [_checksum(single, rows) for single, rows in pages]
+
+    def append_stored(self, segment, singles, tokens, lengths):
+        """Writes rows to the end of a segment's files, as they lie in files.
+
+        Args:
+            segment: the segment's number
+            singles: a float16 array ``(pages, dim)``
+            tokens: an array ``(rows, HEAD + dim)`` of the files' dtype
+            lengths: the number of each page's rows
+
+        Returns:
             a list of the places
         """
-        page = _append_rows(self._path(segment, "single"), np.asarray(singles, dtype=np.float16))
-        start = _append_rows(self._path(segment, "multi"), _stored(np.concatenate(multi), self.dtype))
+        page = _append_rows(self.path(segment, "single"), singles)
+        start = _append_rows(self.path(segment, "multi"), tokens)
         places = []
-        for i, vectors in enumerate(multi):
-            places.append((segment, page + i, start, len(vectors)))
-            start += len(vectors)
+        for i, length in enumerate(lengths):
+            places.append((segment, page + i, start, length))
+            start += length
         return places
+
+    def checksum(self, place, single_dim, multi_dim):
+        """Reads a page, and returns the checksum of what is in the files."""
+        segment, page, start, tokens = place
+        single = self.singles(segment, single_dim)[page]
+        return _checksum(single, self.tokens(segment, multi_dim)[start : start + tokens])
 
     def singles(self, segment, dim):
         """Returns all single vectors of a segment: a float16 array ``(pages, dim)``, mapped into memory."""
@@ -98,7 +130,8 @@ class VectorFiles:
                 vectors[-1] *= scales_of(stored)[:, None]
         return vectors
 
-    def _path(self, segment, kind):
+    def path(self, segment, kind):
+        """Returns the path of a segment's file of ``"single"`` or of ``"multi"`` vectors."""
         return self.folder / f"{segment:06}.{kind}"
 
     def _mapped(self, segment, kind, dtype, columns):
@@ -106,11 +139,15 @@ class VectorFiles:
         # Of this moment: another thread that finds the files grown begins a new one.
         maps = self._maps
         if key not in maps:
-            path = self._path(segment, kind)
+            path = self.path(segment, kind)
             rows = path.stat().st_size // (dtype.itemsize * columns)
             # Copy on write, and never written: torch takes no array that is read-only.
             maps[key] = np.memmap(path, dtype, mode="c", shape=(rows, columns))
         return maps[key]
+
+
+def _checksum(single, rows):
+    return zlib.crc32(np.ascontiguousarray(rows), zlib.crc32(np.ascontiguousarray(single)))
 
 
 def _append_rows(path, rows):

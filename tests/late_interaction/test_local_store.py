@@ -1,5 +1,7 @@
 """The store against plain arrays in memory: what it ranks, and what is left of it after accidents."""
 
+import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from jina_embeddings_v4.jina_v4.encoder import Embeddings
 from jina_embeddings_v4.late_interaction import local_store, ranking
-from jina_embeddings_v4.late_interaction.local_store import LocalStore
+from jina_embeddings_v4.late_interaction.local_store import DamagedIndexError, LocalStore
 from jina_embeddings_v4.late_interaction.query import Query
 
 SINGLE, MULTI = 16, 8
@@ -315,3 +317,73 @@ def test_int8_takes_half_the_room(tmp_path):
         cosines = (unit(store.multi(["a" * 24])[0]) * multi[0]).sum(axis=1)
         assert cosines.min() > {"float16": 0.99999, "int8": 0.9995}[dtype]
     assert sizes == {"float16": 700 * 256, "int8": 700 * 130}
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_a_file_that_was_cut_off_is_named_and_never_added_to(store, tolerance, kind):
+    embeddings = random_embeddings(12)
+    ids = fill(store, embeddings)
+    path = store.folder / f"000000.{kind}"
+    os.truncate(path, path.stat().st_size // 2)
+
+    again = LocalStore(store.folder, store.dtype)
+    for use in (
+        again.ids,
+        lambda: again.search(Query.from_embeddings(random_embeddings(1))),
+        lambda: fill(again, random_embeddings(3), 50),
+    ):
+        with pytest.raises(DamagedIndexError, match=f"{path}.*compute_similarity"):
+            use()
+    damaged = again.damaged()
+    assert 0 < len(damaged) < 12 and damaged == ids[-len(damaged) :]
+
+    again.repair()
+    assert again.missing(ids) == damaged and again.damaged() == []
+    lost = [ids.index(one) for one in damaged]
+    again.add(damaged, damaged, Embeddings(embeddings.single[lost], [embeddings.multi[i] for i in lost]))
+    for reader in (store, again):
+        for vectors, expected in zip(reader.multi(ids), embeddings.multi, strict=True):
+            np.testing.assert_allclose(vectors, expected, atol=tolerance)
+
+
+def test_a_deleted_file_loses_its_own_pages_alone(store, caplog, monkeypatch):
+    monkeypatch.setattr(local_store, "_PAGES_PER_SEGMENT", 4)
+    for start in (0, 4, 8):
+        fill(store, random_embeddings(4, seed=start), start)
+    (store.folder / "000001.multi").unlink()
+    again = LocalStore(store.folder, store.dtype)
+    again.remove(page_ids(0, 1))  # a page that is whole can go
+    again.repair()
+    assert "000001.multi" in caplog.text and "4 pages" in caplog.text
+    assert sorted(again.ids()[0]) == page_ids(1, 4) + page_ids(8, 12)
+
+
+def test_changed_vectors_are_found_by_their_checksums(store, monkeypatch):
+    monkeypatch.setattr(local_store, "_PAGES_PER_SEGMENT", 10)
+    monkeypatch.setattr(local_store, "_MOVED_AT_ONCE", 400)
+    for start in (0, 10):
+        fill(store, random_embeddings(10, seed=start), start)
+    assert store.damaged() == []
+    before = store.multi(page_ids(8, 10))
+    store.remove(page_ids(0, 8))  # which moves two pages
+    for vectors, expected in zip(store.multi(page_ids(8, 10)), before, strict=True):
+        np.testing.assert_array_equal(vectors, expected)
+    assert store.damaged() == []
+
+    _, page, *_ = store._catalog().places[3].tolist()
+    with open(store.folder / "000001.single", "r+b") as file:
+        file.seek(2 * SINGLE * page + 5)
+        file.write(b"?")
+    assert store.damaged() == [store.ids()[0][3]]
+
+
+def test_an_index_without_checksums_opens_and_grows(store):
+    fill(store, random_embeddings(5))
+    with sqlite3.connect(store.folder / "pages.sqlite") as database:
+        database.execute("ALTER TABLE pages DROP COLUMN checksum")
+    database.close()
+
+    old = LocalStore(store.folder, store.dtype)
+    assert old.size() == 5 and old.damaged() == []
+    fill(old, random_embeddings(3), 5)
+    assert sorted(old.ids()[0]) == page_ids(0, 8) and old.damaged() == []

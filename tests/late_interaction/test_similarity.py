@@ -13,6 +13,7 @@ import fiftyone.zoo as foz
 import numpy as np
 import pytest
 from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
+from jina_embeddings_v4.late_interaction.local_store import DamagedIndexError
 from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption
 from jina_embeddings_v4.training.pages.rendering import draw_document
@@ -506,3 +507,23 @@ def test_an_empty_view_makes_an_empty_index(dataset):
     assert len(dataset.sort_by_similarity(PROMPTS[0], k=3, brain_key="late")) == 0
     index.add_samples(dataset, num_workers=0)
     assert len(dataset.sort_by_similarity(PROMPTS[0], k=3, brain_key="late")) == 3
+
+
+def test_the_same_call_repairs_an_index_whose_files_are_damaged(dataset, caplog):
+    index = make_index(dataset[:6])
+    ids = dataset[:6].values("id")
+    before = index.get_multi_vectors(ids)
+    assert index.check() == []
+    path = os.path.join(index.config.uri, index.config.index_name, "000000.multi")
+    os.truncate(path, os.path.getsize(path) // 2)
+    again = dataset.load_brain_results("late", cache=False)
+    with pytest.raises(DamagedIndexError, match=path):
+        again.sort_by_similarity(PROMPTS[0])
+    assert again.check()
+
+    with caplog.at_level(logging.WARNING):
+        repaired = make_index(dataset[:6])
+    assert path in caplog.text
+    assert repaired.total_index_size == 6 and repaired.check() == []
+    for one, vectors in repaired.get_multi_vectors(ids).items():
+        np.testing.assert_allclose(vectors, before[one], atol=1e-3)
