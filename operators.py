@@ -3,6 +3,7 @@
 They make FiftyOne's own calls, the ones of the README, so whatever was indexed here can be searched there.
 """
 
+import functools
 from datetime import datetime
 
 import fiftyone as fo
@@ -14,8 +15,29 @@ from fiftyone.operators import types
 BACKEND = "late-interaction"
 MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
 
+# By this description, the operator knows the fields of distances that it made.
+_DISTANCES = "The distances of the last search by Search pages"
+
 # Pages whose heatmaps are drawn between two reports of the progress.
 _HEATMAPS_AT_ONCE = 4
+
+
+def _shows_errors(execute):
+    """Shows the person what went wrong. The App's server drops what a generator raises, and the progress would stay."""
+
+    @functools.wraps(execute)
+    def executing(self, ctx):
+        try:
+            yield from execute(self, ctx)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            yield _report(ctx, f"Failed: {said}", 1)
+            if not ctx.delegated:
+                yield ctx.ops.notify(said, variant="error")
+            # A worker, and who calls the operator from Python, get it from here.
+            raise
+
+    return executing
 
 
 class IndexPages(foo.Operator):
@@ -74,6 +96,7 @@ class IndexPages(foo.Operator):
         ctx.target_view()
         return types.Property(inputs, view=types.View(label="Index pages"))
 
+    @_shows_errors
     def execute(self, ctx):
         params = ctx.params
         key = params["brain_key"]
@@ -129,6 +152,7 @@ class SearchPages(foo.Operator):
         ctx.target_view()
         return types.Property(inputs, view=types.View(label="Search pages"))
 
+    @_shows_errors
     def execute(self, ctx):
         key, query, field = ctx.params["brain_key"], ctx.params["query"], ctx.params.get("label_field") or "match"
         config = _indexes(ctx.dataset)[key]
@@ -138,10 +162,11 @@ class SearchPages(foo.Operator):
         pages = _before_search(_target(ctx))
         if config.patches_field is not None and not pages._is_patches:
             pages = pages.to_patches(config.patches_field)
-        elif not ctx.dataset.has_field("distance"):
-            ctx.dataset.add_sample_field("distance", fo.FloatField)
+        distances = _distance_field(ctx.dataset, key)
+        if config.patches_field is None and not ctx.dataset.has_field(distances):
+            ctx.dataset.add_sample_field(distances, fo.FloatField, description=_DISTANCES)
         yield _report(ctx, "Searching")
-        view = pages.sort_by_similarity(query, k=ctx.params["k"], brain_key=key, dist_field="distance")
+        view = pages.sort_by_similarity(query, k=ctx.params["k"], brain_key=key, dist_field=distances)
 
         heatmaps = ctx.params.get("heatmaps", True) and config.patches_field is None
         if heatmaps:
@@ -191,14 +216,27 @@ def _searchable(dataset):
 
 def _before_search(view):
     """What was looked at before the search whose results are looked at: the next one is not of these results alone."""
-    stages = view.view()._stages
-    if not stages or not isinstance(stages[-1], fo.SortBySimilarity):
+    *stages, search = list(view.view()._stages) or [None]
+    if not isinstance(search, fo.SortBySimilarity):
         return view
 
     before = view._base_view if isinstance(view, fo.DatasetView) else view
-    for stage in stages[:-1]:
+    # The App's box puts the ids of what it found before the stage that sorts them. Other selections are the person's.
+    if stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == search.k:
+        stages = stages[:-1]
+    for stage in stages:
         before = before.add_stage(stage)
     return before
+
+
+def _distance_field(dataset, key):
+    """A field for the distances that no one else has made."""
+    name, number = f"{key}_distance", 1
+    schema = dataset.get_field_schema()
+    while name in schema and schema[name].description != _DISTANCES:
+        number += 1
+        name = f"{key}_distance_{number}"
+    return name
 
 
 def _patches_fields(dataset):

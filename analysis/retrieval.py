@@ -126,6 +126,7 @@ def evaluate_search(samples, queries, indexes, metrics=METRICS):
 
     Raises:
         ValueError: if no query is left, a metric has no cutoff, or an index is not of whole images
+        Exception: what an index raises that answers none of the first queries
     """
     from ranx import Qrels, Run, evaluate
 
@@ -204,13 +205,16 @@ def _search(samples, index, queries, depth, skipped):
             batch = queries[start : start + _QUERIES_AT_ONCE]
             try:
                 found.update(zip(batch, _neighbours(index, batch, depth), strict=True))
-            except Exception:
+            except Exception as error:
                 for query in batch:
                     try:
                         found[query] = _neighbours(index, [query], depth)[0]
                     # Whatever it is, it is one query's.
-                    except Exception as error:
-                        skipped[query] = f"{type(error).__name__}: {error}"
+                    except Exception as of_query:
+                        skipped[query] = f"{type(of_query).__name__}: {of_query}"
+                # It was no query's: the index answers none.
+                if not found:
+                    raise error
     return found
 
 

@@ -74,7 +74,7 @@ def write_heatmaps(
 
     Raises:
         TypeError: if the query is no string
-        ValueError: if the query is empty, or the samples are no images
+        ValueError: if the query is empty, the samples are no images, or the field is of another type
         jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
     """
     _check_images(samples)
@@ -88,6 +88,15 @@ def write_heatmaps(
         fields = {_field(label_field, i, text): text for i, text in enumerate(texts, start=1)}
     else:
         fields = {label_field: query}
+
+    schema = samples.get_field_schema()
+    for field in fields:
+        kind = getattr(schema.get(field), "document_type", None)
+        if field in schema and kind is not fo.Heatmap:
+            raise ValueError(
+                f"The field {field!r} holds {kind.__name__ if kind else type(schema[field]).__name__} and no heatmaps: "
+                "choose another label_field"
+            )
 
     # The prefix is the same in every query, so where it is met says nothing of this one.
     vectors = model.encode_prompts([query]).multi[0][tokens.own]

@@ -278,10 +278,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         self._store.drop()
 
     def _parse_query(self, query):
+        if isinstance(query, Embeddings):
+            return query
         if query is None or isinstance(query, np.ndarray):
             return super()._parse_query(query)
 
         prompts = [query] if isinstance(query, str) else list(query)
+        if any(isinstance(one, str) and not one.strip() for one in prompts):
+            raise ValueError("The query is empty: pass a text that says what to look for")
         if not prompts or not isinstance(prompts[0], str) or ObjectId.is_valid(prompts[0]):
             return super()._parse_query(prompts)
         if not self.supports_prompts and self._model is None:
@@ -295,6 +299,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             return model.encode_prompts(prompts)
 
     def _kneighbors(self, query=None, k=None, reverse=False, aggregation=None, return_dists=False):
+        if k is not None:
+            check_integer("k", k, 1)
         if query is None:
             raise ValueError("Late interaction does not compare all pages with all: give a query")
         if reverse and not self.config.supports_least_similarity:
@@ -324,6 +330,12 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """Returns a list of :class:`Query`, and whether it stands for one query."""
         if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
             dims = self._store.dims()
+            if query.ndim == 2 and dims[0] is not None and query.shape[1] == dims[0] == dims[1]:
+                raise ValueError(
+                    f"An array {query.shape} may be a multi-vector or {len(query)} single vectors, since both have "
+                    f"{dims[0]} dimensions here: pass a single vector alone, ({dims[0]},), or for a multi-vector the "
+                    "Embeddings that model.encode_prompts([...]) gives"
+                )
             if aggregation is None and query.ndim == 2 and query.shape[1] == dims[0]:
                 # Each for itself, as what FiftyOne computes of all vectors of an index asks.
                 return [Query.from_vectors(vector, *dims) for vector in query], False

@@ -4,11 +4,16 @@ FiftyOne stores a run's settings with the path of the class that holds them, imp
 question, the App's server included, and finds the class of the run by leaving out ``Config``.
 """
 
+import difflib
+import inspect
 import os
+import re
+import sqlite3
 
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.brain.similarity as fbs
+import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
 
@@ -60,6 +65,9 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         roi_field=None,
         **kwargs,
     ):
+        for name in kwargs:
+            if name not in _KNOWN and name not in _STORED:
+                raise TypeError(_unknown(name))
         check_choice("store", store, STORES)
         check_choice("dtype", dtype, DTYPES)
         check_integer("pool_factor", pool_factor, 1)
@@ -125,6 +133,24 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         return QdrantStore(self.uri, self.index_name, self.api_key)
 
 
+# The arguments that there are, those of FiftyOne's configuration and what it stores with them included.
+_KNOWN = sorted(
+    {
+        name
+        for cls in (LateInteractionSimilarityConfig, fbs.SimilarityConfig)
+        for name in inspect.signature(cls).parameters
+    }
+    - {"kwargs", "owner"}
+)
+_STORED = ("type", "method", "cls")
+
+
+def _unknown(name):
+    similar = difflib.get_close_matches(name, _KNOWN, n=1)
+    hint = f"did you mean {similar[0]!r}? " if similar else ""
+    return f"Unknown argument {name!r}: {hint}Those of a late-interaction index are {', '.join(_KNOWN)}"
+
+
 class LateInteractionSimilarity(fbs.Similarity):
     """Makes late-interaction indexes, and goes on with those that were not finished.
 
@@ -140,6 +166,8 @@ class LateInteractionSimilarity(fbs.Similarity):
             raise ValueError("Late interaction embeds images itself: leave out embeddings")
 
         model = fiftyone_argument(_BRAIN, "_model")
+        if self.config.model == fbs._DEFAULT_MODEL:
+            raise ValueError("Late interaction needs a model: pass model='jinaai/jina-embeddings-v4'")
         if model is not None and not hasattr(model, "encode_images"):
             raise ValueError(
                 f"Late interaction needs a model with multi-vectors, such as model='jinaai/jina-embeddings-v4', and "
@@ -152,44 +180,102 @@ class LateInteractionSimilarity(fbs.Similarity):
 
     def register_run(self, samples, key, overwrite=True, cleanup=True):
         """Registers a run. The same call again goes on with the run that is there."""
-        self._settle(samples)
         if key is None or key not in self.list_runs(samples):
+            self.validate_run(samples, key, overwrite=overwrite)
+            self._settle(samples, key)
+            self._make_store()
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
         there = self.get_run_info(samples, key).config
         if not isinstance(there, LateInteractionSimilarityConfig):
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
+        self._check_settings(key, there.serialize())
+        self.config.uri, self.config.index_name, self.config.owner = there.uri, there.index_name, there.owner
+        check_owner(samples, self.config)
+        self.update_run_config(samples, key, self.config)
+
+    def _check_settings(self, key, its):
         # As the database gives them back: a tuple, for one, as a list.
-        mine, its = (json_util.loads(json_util.dumps(config.serialize())) for config in (self.config, there))
+        mine, its = (json_util.loads(json_util.dumps(settings)) for settings in (self.config.serialize(), its))
         other = [name for name in mine if name not in _FREE and mine[name] != its.get(name)]
         if other:
             raise ValueError(
                 f"The index {key!r} was made with {', '.join(f'{name}={its.get(name)!r}' for name in other)}: call "
                 f"dataset.delete_brain_run({key!r}) first, or choose another brain_key"
             )
-        self.config.uri, self.config.index_name, self.config.owner = there.uri, there.index_name, there.owner
-        check_owner(samples, self.config)
-        self.update_run_config(samples, key, self.config)
 
-    def _settle(self, samples):
-        """Decides where the vectors will be, before that is stored with the run."""
+    def _settle(self, samples, key):
+        """Decides where the vectors of a new index will be, before that is stored with its run."""
         self.config.load_credentials()
         if self.config.uri is None:
             local = os.path.join(fo.config.default_dataset_dir, BACKEND)
             self.config.uri = local if self.config.store == "local" else "http://localhost:6333"
         if "://" not in self.config.uri:
             self.config.uri = os.path.abspath(os.path.expanduser(self.config.uri))
-        if self.config.index_name is None:
-            # Another dataset may have had the same name, and its index may still be there.
-            self.config.index_name = f"{fou.to_slug(samples._root_dataset.name)}-{ObjectId()}"
         if self.config.owner is None:
             self.config.owner = dataset_id(samples)
 
+        name = self.config.index_name
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+            raise ValueError(
+                f"index_name={name!r} is not allowed: expected letters, digits, '.', '-' and '_'. The folder that the "
+                "index's own is in is uri"
+            )
+        if name is None:
+            # What two processes that make one index at once agree on. The name of a dataset may come again.
+            slug = fou.to_slug(samples._root_dataset.name)
+            self.config.index_name = f"{slug}-{dataset_id(samples)}-{key or ObjectId()}"
+
+        same, others = self._runs_of_name(samples, key)
+        if same is not None:
+            self._check_settings(key, same)
+        elif name is None and (others or (os.path.isdir(self.config.uri) and self.config.open_store().size())):
+            # A run that was renamed, or that was deleted without its vectors.
+            self.config.index_name += f"-{ObjectId()}"
+        elif others:
+            raise ValueError(
+                f"index_name={name!r} in {self.config.uri} is that of the brain run {others[0][1]!r} of the dataset "
+                f"{others[0][0]!r}: choose another index_name, since two indexes cannot share their vectors"
+            )
+
+    def _runs_of_name(self, samples, key):
+        """Looks up the runs that keep their vectors under this index's name.
+
+        Returns:
+            a tuple of the settings of the run of this key, which another process registered, or ``None``, and a list of
+            tuples of the name of a dataset and the key of one of its runs
+        """
+        database = foo.get_db_conn()
+        same, others = None, []
+        wanted = {"config.index_name": self.config.index_name, "config.uri": self.config.uri}
+        for run in database.runs.find(wanted):
+            dataset = database.datasets.find_one({"_id": run["_dataset_id"]}, {"name": 1, "brain_methods": 1})
+            keys = [name for name, one in (dataset or {}).get("brain_methods", {}).items() if one == run["_id"]]
+            for name in keys:
+                if str(dataset["_id"]) == dataset_id(samples) and name == key:
+                    same = run["config"]
+                else:
+                    others.append((dataset["name"], name))
+        return same, others
+
+    def _make_store(self):
+        try:
+            self.config.open_store().create()
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(
+                f"uri={self.config.uri!r} cannot be written ({error}): pass the path of a folder that can, uri=..."
+            ) from error
+
     def initialize(self, samples, brain_key):
-        self._settle(samples)
+        if brain_key is None:
+            self._settle(samples, None)
+            self._make_store()
         index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
         index._store.create()
+        if brain_key is not None:
+            # So that an index whose making is killed can be searched, as far as it came.
+            self.save_run_results(samples, brain_key, index)
 
         # FiftyOne would hold the embeddings of all samples at once, 200 KB a page. It hands over neither the view nor
         # how to load it, but they are in its call; and it embeds nothing itself where the index is no longer empty.

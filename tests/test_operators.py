@@ -10,6 +10,8 @@ import fiftyone.operators as foo
 import fiftyone.plugins as fop
 import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
+from fiftyone.operators.executor import Executor
+from fiftyone.server.view import get_view
 from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.rendering import draw_document
 
@@ -75,7 +77,7 @@ def test_index_then_search(dataset, delegate):
     assert len(set(found.values("id")) & set(wanted.values("id"))) >= len(wanted) - 1
     assert found.exists("match").count() == len(found)
     assert dataset.exists("match").count() == len(found)
-    assert found.values("distance") == sorted(found.values("distance"))
+    assert found.values("pages_distance") == sorted(found.values("pages_distance"))
 
 
 def test_an_index_that_exists_gets_what_it_lacks_with_its_own_settings(dataset):
@@ -96,6 +98,42 @@ def test_a_second_search_is_not_of_the_first_ones_results(dataset):
     assert name.endswith(": Umbra")
     found = dataset.load_saved_view(name)
     assert set(found.values("id")) == set(dataset.limit(9).values("id"))
+
+
+def test_a_search_after_the_apps_box_is_of_all_pages(dataset):
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    ids = dataset.sort_by_similarity("a chart", k=3, brain_key="pages").values("id")
+    stages = {
+        "fiftyone.core.stages.Select": {"sample_ids": ids, "ordered": False},
+        "fiftyone.core.stages.SortBySimilarity": {"query": "a chart", "k": 3, "brain_key": "pages"},
+    }
+    view = get_view(dataset.name, extended_stages=stages)
+    assert len(view) == 3
+    run(SEARCH, dataset, True, view=view, brain_key="pages", query="Umbra", k=12, heatmaps=False)
+    assert len(dataset.load_saved_view(dataset.list_saved_views()[0])) == len(dataset)
+
+
+def test_a_persons_own_field_is_not_written_to(dataset):
+    dataset.set_values("pages_distance", [7.0] * len(dataset))
+    run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
+    for _ in range(2):
+        run(SEARCH, dataset, brain_key="pages", query="Umbra", k=3, heatmaps=False)
+    assert dataset.values("pages_distance") == [7.0] * len(dataset)
+    assert dataset.has_field("pages_distance_2") and not dataset.has_field("pages_distance_3")
+
+
+@pytest.mark.parametrize("uri", [INDEX, SEARCH])
+def test_a_failure_is_shown_to_the_person(dataset, uri):
+    params = {"brain_key": "pages", "model": "no-such-model", "query": "Umbra", "k": 3}
+    request = {"dataset_name": dataset.name, "params": params}
+    context = foo.ExecutionContext(request_params=request, executor=Executor())
+    messages, said = [], "KeyError" if uri == SEARCH else "no-such-model"
+    # The server sends each message before it asks for the next.
+    with pytest.raises(Exception, match="no-such-model|pages"):
+        for message in foo.get_operator(uri).execute(context):
+            messages.append(message.params)
+    assert said in messages[-2]["label"] and messages[-2]["progress"] == 1
+    assert said in messages[-1]["message"] and messages[-1]["variant"] == "error"
 
 
 def test_patches_are_searched_without_heatmaps(dataset):

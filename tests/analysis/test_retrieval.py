@@ -131,3 +131,15 @@ def test_wrong_arguments_are_named(indexed):
     fob.compute_similarity(indexed, backend="late-interaction", brain_key="parts", **options)
     with pytest.raises(ValueError, match="parts"):
         evaluate_search(indexed, "caption", ["parts"])
+
+
+def test_an_index_that_answers_nothing_says_why(indexed, monkeypatch):
+    index = indexed.load_brain_results("late")
+
+    def dead(*args, **kwargs):
+        raise ConnectionError("no server at localhost:6333")
+
+    monkeypatch.setattr(index._store, "search", dead)
+    for queries in ("caption", {"a chart": [indexed.first().id]}):
+        with pytest.raises(ConnectionError, match="localhost:6333"):
+            evaluate_search(indexed, queries, {"late": index})

@@ -255,3 +255,11 @@ def test_what_is_no_image_or_no_query_is_refused(load_demo, dataset):
 def test_a_page_that_is_alike_all_over_has_no_heat():
     assert not excess(np.full((3, 1), 0.5, np.float32)).any()
     assert excess(np.full((3, 50), 0.3, np.float32)).max() < 1e-6
+
+
+def test_a_field_of_another_type_is_refused_before_the_work(load_demo, dataset, monkeypatch):
+    model = load_demo()
+    dataset.add_sample_field("heatmap", fo.StringField)
+    monkeypatch.setattr(model, "encode_prompts", None)
+    with pytest.raises(ValueError, match="'heatmap' holds StringField"):
+        write_heatmaps(model, dataset, "a stamp", num_workers=0)

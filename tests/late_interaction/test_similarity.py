@@ -274,7 +274,8 @@ def test_a_killed_run_goes_on(dataset):
 
     dataset.reload()
     assert dataset.list_brain_runs() == ["late"]
-    assert dataset.load_brain_results("late") is None  # not finished
+    # What was added is found, though the run was not finished.
+    assert 0 < len(dataset.sort_by_similarity(PROMPTS[0], brain_key="late")) < PAGES
     index = make_index(dataset)
     assert index.total_index_size == PAGES
     assert sorted(index.sample_ids) == sorted(dataset.values("id"))
@@ -527,3 +528,91 @@ def test_the_same_call_repairs_an_index_whose_files_are_damaged(dataset, caplog)
     assert repaired.total_index_size == 6 and repaired.check() == []
     for one, vectors in repaired.get_multi_vectors(ids).items():
         np.testing.assert_allclose(vectors, before[one], atol=1e-3)
+
+
+AT_ONCE = """
+import sys
+import fiftyone as fo, fiftyone.brain as fob, fiftyone.zoo as foz
+
+dataset = fo.load_dataset(sys.argv[1])
+view = dataset[int(sys.argv[2]) : int(sys.argv[3])]
+foz.load_zoo_model("jina-embeddings-v4-demo")
+print("ready", flush=True)
+sys.stdin.readline()
+fob.compute_similarity(
+    view, backend="late-interaction", model="jina-embeddings-v4-demo", brain_key="late", num_workers=0,
+    uri=sys.argv[4], batch_size=4
+)
+"""
+
+
+def test_two_processes_that_make_one_index_at_once_share_it(dataset, tmp_path):
+    dataset.persistent = True
+    uri = str(tmp_path / "indexes")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, dataset.name, start, stop, uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for start, stop in (("0", "8"), ("8", "16"))
+    ]
+    for process in processes:
+        assert "ready" in process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    dataset.reload()
+    assert len(os.listdir(uri)) == 1
+    index = dataset.load_brain_results("late", cache=False)
+    assert sorted(index.sample_ids) == sorted(dataset[:16].values("id"))
+
+
+def test_a_name_of_an_index_is_its_own_and_stays_in_its_folder(dataset, tmp_path):
+    uri = str(tmp_path / "indexes")
+    with pytest.raises(ValueError, match="index_name='../../x'"):
+        make_index(dataset[:2], uri=uri, index_name="../../x")
+    make_index(dataset[:2], uri=uri, index_name="mine")
+    with pytest.raises(ValueError, match=f"'late' of the dataset '{dataset.name}'"):
+        make_index(dataset[:2], "other", uri=uri, index_name="mine")
+    assert dataset.list_brain_runs() == ["late"] and os.listdir(uri) == ["mine"]
+
+    # A new run with the key that another had keeps apart from it.
+    renamed = make_index(dataset[:2], "first", uri=uri)
+    dataset.rename_brain_run("first", "second")
+    assert make_index(dataset[:3], "first", uri=uri).total_index_size == 3
+    assert renamed.total_index_size == 2
+
+
+def test_a_folder_that_cannot_be_written_leaves_no_run(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written"):
+        make_index(dataset[:2], uri=str(tmp_path / "file"))
+    assert dataset.list_brain_runs() == []
+
+
+def test_unknown_arguments_are_refused_with_the_nearest(dataset):
+    with pytest.raises(TypeError, match="'pool_facto': did you mean 'pool_factor'"):
+        make_index(dataset[:2], pool_facto=3)
+    assert dataset.list_brain_runs() == []
+    make_index(dataset[:2])
+    with pytest.raises(TypeError, match="did you mean 'candidates'"):
+        make_index(dataset[:2], candidate=3)
+
+
+@pytest.mark.parametrize("query, k, said", [("", 3, "empty"), (" ", 3, "empty"), (PROMPTS[0], -3, "k"), ([], 3, "")])
+def test_an_empty_query_and_a_wrong_k_are_refused(shared, query, k, said):
+    with pytest.raises(ValueError, match=said):
+        shared.load_brain_results("late").sort_by_similarity(query, k=k)
+
+
+def test_an_array_that_may_be_single_vectors_or_tokens_is_refused(dataset):
+    model = foz.load_zoo_model(MODEL, device="cpu")
+    index = make_index(dataset[:6])
+    index._store.dims = lambda: (128, 128)
+    with pytest.raises(ValueError, match="may be a multi-vector or 2 single vectors"):
+        index.sort_by_similarity(np.ones((2, 128), np.float32))
+    both = model.encode_prompts(PROMPTS[:1])
+    assert len(index.sort_by_similarity(both, k=2)) == 2
