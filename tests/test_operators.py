@@ -131,7 +131,7 @@ def test_a_failure_is_shown_to_the_person(dataset, uri):
     # The server sends each message before it asks for the next.
     with pytest.raises(Exception, match="no-such-model|pages"):
         for message in foo.get_operator(uri).execute(context):
-            messages.append(message.params)
+            messages.append(message.body.params)
     assert said in messages[-2]["label"] and messages[-2]["progress"] == 1
     assert said in messages[-1]["message"] and messages[-1]["variant"] == "error"
 
