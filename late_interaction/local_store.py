@@ -128,8 +128,7 @@ class LocalStore:
     def dims(self):
         """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
         with self._reading() as database:
-            state = _state(database)
-        return state.get("single_dim"), state.get("multi_dim")
+            return _dims(database)
 
     def ids(self):
         """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
@@ -219,18 +218,20 @@ class LocalStore:
             a list of the ids of the pages that are lost or were changed
         """
         with self._reading() as database:
-            # No file that the table tells of goes while this is open.
-            state = _state(database)
-            self._files.refresh()
-            damaged = {one for _, _, lost in self._damage(database, state) for one in lost}
-            if "checksum" in _columns(database):
+            damaged = {one for _, _, lost in self._damage(database, _state(database)) for one in lost}
+            segments = [segment for segment, _, _ in _ends(database)]
+            checked = "checksum" in _columns(database)
+        for segment in segments if checked else []:
+            # One at a time, since who writes waits for it. No file that the table tells of goes while this is open.
+            with self._reading() as database:
+                dims = _dims(database)
+                self._files.refresh()
                 for one, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
-                    "WHERE checksum IS NOT NULL ORDER BY segment, page"
+                    "WHERE segment = ? AND checksum IS NOT NULL ORDER BY page",
+                    (segment,),
                 ):
-                    if one not in damaged and checksum != self._files.checksum(
-                        place, state["single_dim"], state["multi_dim"]
-                    ):
+                    if one not in damaged and checksum != self._files.checksum(place, *dims):
                         damaged.add(one)
         return sorted(damaged)
 
@@ -478,6 +479,11 @@ def _ends(database):
 
 def _state(database):
     return dict(database.execute("SELECT name, value FROM state"))
+
+
+def _dims(database):
+    state = _state(database)
+    return state.get("single_dim"), state.get("multi_dim")
 
 
 def _set_state(database, state):
