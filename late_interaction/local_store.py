@@ -14,11 +14,21 @@ import functools
 import logging
 import sqlite3
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .page_table import (
+    SCHEMA,
+    Catalog,
+    check_dims,
+    columns,
+    insert_rows,
+    read_dims,
+    read_state,
+    segment_ends,
+    write_state,
+)
 from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
@@ -28,53 +38,11 @@ _MOVED_AT_ONCE = 2**25
 # The pages of one pair of files. Of full pages, the larger has 800 MB.
 _PAGES_PER_SEGMENT = 4096
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
-    "start INTEGER, tokens INTEGER, checksum INTEGER) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page)",
-    "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
-)
-
 logger = logging.getLogger(__name__)
 
 
 class DamagedIndexError(RuntimeError):
     """Files of an index are gone, or shorter than its table says."""
-
-
-@dataclass(frozen=True)
-class _Catalog:
-    """The pages of the index at one revision, in the order in which their vectors lie, which is that of their adding.
-
-    While ``rewritten`` stays, pages only come behind those that are there.
-    """
-
-    revision: int
-    rewritten: int
-    ids: np.ndarray
-    sample_ids: np.ndarray
-    places: np.ndarray  # int64 (pages, 4): segment, page, start, tokens
-
-    @functools.cached_property
-    def _order(self):
-        return np.argsort(self.ids)
-
-    def rows(self, ids):
-        """Returns the row of each id, -1 for those that are not there."""
-        if not len(self.ids) or not len(ids):
-            return np.full(len(ids), -1)
-
-        at = np.searchsorted(self.ids, ids, sorter=self._order)
-        found = self._order[np.minimum(at, len(self.ids) - 1)]
-        return np.where(self.ids[found] == np.asarray(ids), found, -1)
-
-    def rows_of_present(self, ids):
-        """Returns the row of each id, and raises a ``KeyError`` for one that is not there."""
-        rows = self.rows(ids)
-        if (rows < 0).any():
-            raise KeyError(f"{ids[int(np.argmin(rows))]} is not in the index")
-
-        return rows
 
 
 def _again(read):
@@ -128,7 +96,7 @@ class LocalStore:
     def dims(self):
         """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
         with self._reading() as database:
-            return _dims(database)
+            return read_dims(database)
 
     def ids(self):
         """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
@@ -156,15 +124,15 @@ class LocalStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing() as database:
             dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
-            state = {"segment": 0, "revision": 0} | dims | _state(database)
-            _check_dims({name: state[name] for name in dims}, dims)
+            state = {"segment": 0, "revision": 0} | dims | read_state(database)
+            check_dims({name: state[name] for name in dims}, dims)
             self._check_lengths(database, state)
 
             if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (one,)).fetchone() for one in ids):
                 state["rewritten"] = state.get("rewritten", 0) + 1
 
             self._insert(database, state, ids, sample_ids, embeddings.single, embeddings.multi)
-            _set_state(database, state)
+            write_state(database, state)
 
     def remove(self, ids):
         """Removes pages. Ids that are not there are ignored."""
@@ -172,7 +140,7 @@ class LocalStore:
             return
 
         with self._writing() as database:
-            state = _state(database)
+            state = read_state(database)
             if "single_dim" not in state:
                 return
 
@@ -180,7 +148,7 @@ class LocalStore:
             state["rewritten"] = state.get("rewritten", 0) + 1
             # What is lost cannot be moved.
             empty = [] if self._damage(database, state) else self._empty(database, state)
-            _set_state(database, state)
+            write_state(database, state)
 
         # Only now that no row speaks of them, and none will.
         for segment in empty:
@@ -192,18 +160,18 @@ class LocalStore:
         Those pages are missing then, and can be added again.
         """
         with self._reading() as database:
-            if not self._damage(database, _state(database)):
+            if not self._damage(database, read_state(database)):
                 return
 
         with self._writing() as database:
-            state = _state(database)
+            state = read_state(database)
             damage = self._damage(database, state)
             for _, segment, lost in damage:
                 database.executemany("DELETE FROM pages WHERE id = ?", [(one,) for one in lost])
                 # A process that still reads by the table of before must not find other pages in these places.
                 state["segment"] = max(state["segment"], segment + 1)
             state["rewritten"] = state.get("rewritten", 0) + 1
-            _set_state(database, state)
+            write_state(database, state)
         for path, _, lost in damage:
             logger.warning(
                 "%s is gone or was cut off: the %d pages that it lost will be embedded anew", path, len(lost)
@@ -218,13 +186,13 @@ class LocalStore:
             a list of the ids of the pages that are lost or were changed
         """
         with self._reading() as database:
-            damaged = {one for _, _, lost in self._damage(database, _state(database)) for one in lost}
-            segments = [segment for segment, _, _ in _ends(database)]
-            checked = "checksum" in _columns(database)
+            damaged = {one for _, _, lost in self._damage(database, read_state(database)) for one in lost}
+            segments = [segment for segment, _, _ in segment_ends(database)]
+            checked = "checksum" in columns(database)
         for segment in segments if checked else []:
             # One at a time, since who writes waits for it. No file that the table tells of goes while this is open.
             with self._reading() as database:
-                dims = _dims(database)
+                dims = read_dims(database)
                 self._files.refresh()
                 for one, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
@@ -313,7 +281,7 @@ class LocalStore:
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
             places, checksums = self._files.append(state["segment"], singles[part], multi[part])
-            _insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
+            insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
 
     def _empty(self, database, state):
         """Moves the pages of those files that are mostly room, and returns the segments that have none left."""
@@ -350,13 +318,13 @@ class LocalStore:
                 state["segment"] += 1
             moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
             places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
-            _insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+            insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
             at = stop
 
     def _damage(self, database, state):
         """Compares the files' lengths with the table: a list of tuples of a file, its segment, and the ids it lost."""
         damage = []
-        for segment, page, end in _ends(database):
+        for segment, page, end in segment_ends(database):
             singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
             if page < singles and end <= tokens:
                 continue
@@ -389,14 +357,14 @@ class LocalStore:
 
     def _catalog(self):
         with self._loading, self._reading() as database:
-            state = _state(database)
+            state = read_state(database)
             revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
             known = self._cached
             if known is None or known.revision != revision:
                 # While this transaction is open, no file that the table tells of goes.
                 self._check_lengths(database, state)
                 if known is None or known.rewritten != rewritten:
-                    known = _Catalog(0, 0, np.empty(0, "U24"), np.empty(0, "U24"), np.empty((0, 4), np.int64))
+                    known = Catalog(0, 0, np.empty(0, "U24"), np.empty(0, "U24"), np.empty((0, 4), np.int64))
 
                 last = known.places[-1, :2].tolist() if len(known.ids) else [-1, -1]
                 rows = database.execute(
@@ -407,7 +375,7 @@ class LocalStore:
                 ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
                 # The files have grown.
                 self._files.refresh()
-                self._cached = known = _Catalog(
+                self._cached = known = Catalog(
                     revision,
                     rewritten,
                     np.append(known.ids, np.array(ids, dtype="U24")),
@@ -429,7 +397,7 @@ class LocalStore:
 
         # There is no index yet, or not more of one than a full disk left.
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
-            for statement in _SCHEMA:
+            for statement in SCHEMA:
                 database.execute(statement)
             yield database
 
@@ -438,9 +406,9 @@ class LocalStore:
         with contextlib.closing(sqlite3.connect(self._database, timeout=600, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
             try:
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     database.execute(statement)
-                if "checksum" not in _columns(database):
+                if "checksum" not in columns(database):
                     database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
                 yield database
             except BaseException:
@@ -449,52 +417,3 @@ class LocalStore:
                     database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
-
-
-def _columns(database):
-    return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
-
-
-def _insert_rows(database, pages):
-    rows = [(*of_page, *place, checksum) for *of_page, place, checksum in pages]
-    database.executemany(
-        "INSERT OR REPLACE INTO pages (id, sample_id, segment, page, start, tokens, checksum) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
-
-
-def _ends(database):
-    """Yields each segment, its last page, and the row at which that page ends, by one look into the table for each."""
-    row = (2**62,)
-    while row is not None:
-        row = database.execute(
-            "SELECT segment, page, start + tokens FROM pages WHERE segment < ? "
-            "ORDER BY segment DESC, page DESC LIMIT 1",
-            row[:1],
-        ).fetchone()
-        if row is not None:
-            yield row
-
-
-def _state(database):
-    return dict(database.execute("SELECT name, value FROM state"))
-
-
-def _dims(database):
-    state = _state(database)
-    return state.get("single_dim"), state.get("multi_dim")
-
-
-def _set_state(database, state):
-    state = state | {"revision": state.get("revision", 0) + 1}
-    database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
-
-
-def _check_dims(there, given):
-    if there != given:
-        raise ValueError(
-            f"The index has single vectors of {there['single_dim']} dimensions and multi-vectors of "
-            f"{there['multi_dim']}, and was given {given['single_dim']} and {given['multi_dim']}: they are another "
-            "model's, or truncated otherwise"
-        )
