@@ -330,16 +330,16 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """Returns a list of :class:`Query`, and whether it stands for one query."""
         if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
             dims = self._store.dims()
+            if aggregation is None and query.ndim == 2 and query.shape[1] == dims[0]:
+                # Each for itself, as what FiftyOne computes of all vectors of an index asks.
+                return [Query.from_vectors(vector, *dims) for vector in query], False
+
             if query.ndim == 2 and dims[0] is not None and query.shape[1] == dims[0] == dims[1]:
                 raise ValueError(
                     f"An array {query.shape} may be a multi-vector or {len(query)} single vectors, since both have "
                     f"{dims[0]} dimensions here: pass a single vector alone, ({dims[0]},), or for a multi-vector the "
                     "Embeddings that model.encode_prompts([...]) gives"
                 )
-            if aggregation is None and query.ndim == 2 and query.shape[1] == dims[0]:
-                # Each for itself, as what FiftyOne computes of all vectors of an index asks.
-                return [Query.from_vectors(vector, *dims) for vector in query], False
-
             return [Query.from_vectors(query, *dims)], True
 
         embeddings = query

@@ -608,11 +608,15 @@ def test_an_empty_query_and_a_wrong_k_are_refused(shared, query, k, said):
         shared.load_brain_results("late").sort_by_similarity(query, k=k)
 
 
-def test_an_array_that_may_be_single_vectors_or_tokens_is_refused(dataset):
+def test_an_array_that_may_be_single_vectors_or_tokens_is_refused(dataset, monkeypatch):
     model = foz.load_zoo_model(MODEL, device="cpu")
     index = make_index(dataset[:6])
-    index._store.dims = lambda: (128, 128)
+    monkeypatch.setattr(index._store, "dims", lambda: (128, 128))
     with pytest.raises(ValueError, match="may be a multi-vector or 2 single vectors"):
         index.sort_by_similarity(np.ones((2, 128), np.float32))
+    # What FiftyOne asks with all vectors of an index is of single ones, each for itself.
+    monkeypatch.setattr(index._store, "search", lambda query, **kwargs: ([], [], []) if query.multi is None else None)
+    assert len(index._kneighbors(np.ones((2, 128), np.float32), k=2)[0]) == 2
+    monkeypatch.undo()
     both = model.encode_prompts(PROMPTS[:1])
     assert len(index.sort_by_similarity(both, k=2)) == 2
