@@ -1,6 +1,8 @@
 PYTHON ?= python3
 MODEL ?= jina-embeddings-v4-demo
 IMAGES ?=
+DEVICE ?=
+PRECISION ?= auto
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -10,7 +12,7 @@ PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint benchmark speed scaling search test test-processors test-app lint clean
+.PHONY: help demo app demo-checkpoint verify benchmark speed scaling search test test-processors test-app lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +28,10 @@ app: .venv ## open the FiftyOne App on the demo's dataset
 
 demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed, it goes on where it was
 	@$(BIN)/python -m jina_embeddings_v4.training.demo demo_checkpoint
+
+verify: .venv ## check the embeddings on your weights, device and versions; MODEL=, DEVICE=, PRECISION=
+	@$(BIN)/python -m jina_embeddings_v4.jina_v4.verification --precision "$(PRECISION)" --device "$(DEVICE)" \
+		--model "$(if $(filter jina-embeddings-v4-demo,$(MODEL)),demo_checkpoint,$(MODEL))"
 
 benchmark: .venv ## measure what the demo model finds, labels and compares
 	@$(BIN)/python -m benchmarks.quality

@@ -1,0 +1,51 @@
+"""The check of the engine passes where it is right, and fails where it is not."""
+
+import pytest
+import torch
+from jina_embeddings_v4.jina_v4 import decoder, vision
+from jina_embeddings_v4.jina_v4.verification import main
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "int8"])
+def test_a_right_engine_passes(checkpoint, capsys, precision):
+    try:
+        assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", precision]) == 0
+    except RuntimeError as error:
+        # What "auto" never takes.
+        assert precision == "bfloat16" and "avx512" in str(error)
+        return
+    printed = capsys.readouterr().out
+    assert "PASS" in printed and printed.count("text-matching") == 4
+    assert precision == "auto" or f"took {precision}" in printed
+
+
+@pytest.mark.parametrize("tower", [vision, decoder])
+def test_a_wrong_engine_fails_and_the_worst_input_is_named(checkpoint, capsys, monkeypatch, tower):
+    rotate = tower.rotate
+    monkeypatch.setattr(tower, "rotate", lambda vectors, cos, sin: rotate(vectors, cos, 1.1 * sin))
+    # Loaded anew or not, the towers look it up when they run.
+    assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", "float32"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL: '" in printed and "task '" in printed and "beyond the bounds" in printed
+    of_texts = [line for line in printed.splitlines() if " texts, " in line and "FAIL" not in line]
+    assert len(of_texts) == 6 and all(("beyond" in line) == (tower is decoder) for line in of_texts)
+
+
+def test_vectors_that_are_not_finite_fail(checkpoint, capsys, monkeypatch):
+    from jina_embeddings_v4.jina_v4 import verification
+
+    encode = verification.Encoder.encode_images
+
+    def spoiled(self, *args, **kwargs):
+        embeddings = encode(self, *args, **kwargs)
+        embeddings.single[0] = torch.nan
+        return embeddings
+
+    monkeypatch.setattr(verification.Encoder, "encode_images", spoiled)
+    assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", "float32"]) == 1
+    assert "FAIL: 'a small image'" in capsys.readouterr().out
+
+
+def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, capsys):
+    assert main(["--model", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("FAIL: ")
