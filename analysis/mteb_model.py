@@ -303,10 +303,12 @@ def _identity(directory):
 
 
 def _fingerprint(directory):
-    """Returns a string that changes when a directory's weights are written anew."""
-    files = sorted(Path(directory).rglob("*.safetensors"))
-    seen = [(str(file.relative_to(directory)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(directory).rglob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(str(path.relative_to(directory)).encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _rows(inputs, name, progress):

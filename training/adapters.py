@@ -33,7 +33,16 @@ class Batch:
 
 
 def train_adapter(
-    directory, network, task, processor, matryoshka_dims, batches, steps, learning_rate=1e-3, save_memory=False
+    directory,
+    network,
+    task,
+    processor,
+    matryoshka_dims,
+    batches,
+    steps,
+    learning_rate=1e-3,
+    save_memory=False,
+    identity=None,
 ):
     """Trains one adapter. All other weights stay as they are.
 
@@ -47,6 +56,8 @@ def train_adapter(
         steps: the number of batches
         learning_rate (1e-3): its peak
         save_memory (False): whether to compute what a layer does again for its gradients, in place of keeping it
+
+        identity (None): what else decides the outcome, see :class:`training.loop.Loop`
 
     Returns:
         a dict of the adapter's tensors, as PEFT names them
@@ -67,7 +78,8 @@ def train_adapter(
     log_temperature = nn.Parameter(torch.tensor(0.05, device=device).log())
     parameters = trained | {"log_temperature": log_temperature}
     optimizer = torch.optim.AdamW(parameters.values(), learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    loop = Loop(directory, parameters, [optimizer], steps)
+    identity = {"task": task, "learning_rate": learning_rate} | (identity or {})
+    loop = Loop(directory, parameters, [optimizer], steps, identity=identity)
 
     def losses(batch):
         visual = None

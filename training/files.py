@@ -13,8 +13,8 @@ from torch import nn
 from ..jina_v4.backbone import Towers
 from ..jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTERS, WEIGHT_INDEX
 
-# A tiny checkpoint in the same layout, whose settings are the pattern for new ones.
-PATTERN = Path(__file__).parent.parent / "tests" / "fixtures" / "checkpoint"
+# The checkpoint that the package carries. Its settings, but for the sizes, are the pattern for new ones.
+PATTERN = Path(__file__).parent.parent / "demo_checkpoint"
 
 
 def write_tokenizer(directory, texts, vocabulary_size):

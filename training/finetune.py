@@ -7,8 +7,12 @@ The adapter goes on from the checkpoint's own, on the same losses that the paper
 """
 
 import argparse
+import hashlib
+import json
 import logging
 import random
+import shutil
+from pathlib import Path
 
 import torch
 
@@ -39,11 +43,12 @@ def finetune(
     precision="auto",
     workers=2,
     seed=0,
+    overwrite=False,
 ):
     """Trains an adapter and writes it.
 
-    Run again after a kill with the same arguments, it goes on from its last save. To begin anew, choose another
-    ``output``.
+    Run again after a kill with the same arguments and data, it goes on from its last save. With others, it refuses:
+    choose another ``output``, or pass ``overwrite=True``.
 
     Args:
         samples: a :class:`fiftyone.core.collections.SampleCollection` of images
@@ -65,9 +70,11 @@ def finetune(
             in float32
         workers (2): the number of processes that read images
         seed (0): what decides the batches
+        overwrite (False): whether to begin anew where ``output`` holds another training, or a finished one
 
     Raises:
-        ValueError: if there are fewer than two images with a text, or an argument is not allowed
+        ValueError: if there are fewer than two images with a text, an argument is not allowed, or ``output`` holds
+            another training
     """
     pairs, paths = _read_pairs(samples, text_field, negatives_field)
     directory = resolve(checkpoint or REPOSITORY)
@@ -79,18 +86,21 @@ def finetune(
     processor = Processor(directory)
 
     def batches(start):
-        chosen = [_draw(pairs, batch_size, seed, step) for step in range(start, steps)]
         loader = torch.utils.data.DataLoader(
             _Images(paths, processor.image_settings, max_pixels),
-            batch_sampler=[_images_of(batch) for batch in chosen],
+            batch_sampler=(_images_of(_draw(pairs, batch_size, seed, step)) for step in range(start, steps)),
             collate_fn=list,
             num_workers=workers,
         )
-        for batch, images in zip(chosen, loader, strict=True):
+        for step, images in enumerate(loader, start):
+            batch = _draw(pairs, batch_size, seed, step)
             yield _make_batch(processor, task, batch, dict(zip(_images_of(batch), images, strict=True)))
 
+    state = Path(output, "training")
+    if overwrite:
+        shutil.rmtree(state, ignore_errors=True)
     tensors = train_adapter(
-        f"{output}/training",
+        state,
         network,
         task,
         processor,
@@ -99,8 +109,24 @@ def finetune(
         steps,
         learning_rate,
         save_memory=True,
+        identity={
+            "checkpoint": _digest(*(file.read_bytes() for file in sorted(directory.glob("*.json")))),
+            "texts, images and negatives": _digest(json.dumps([pairs, sorted(paths.items())]).encode()),
+            "batch_size": batch_size,
+            "max_pixels": max_pixels,
+            "precision": precision,
+            "seed": seed,
+        },
     )
     write_adapters(output, read_adapter_config(directory / ADAPTERS), {task: tensors})
+
+
+def _digest(*contents):
+    """Tells contents apart, in a few letters that a message can show."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:12]
 
 
 def _read_pairs(samples, text_field, negatives_field):
@@ -185,6 +211,7 @@ def main():
     parser.add_argument("--max-pixels", type=int, help="the area down to which larger images are resized")
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu")
     parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew where the output holds another training")
     arguments = vars(parser.parse_args())
 
     import fiftyone as fo

@@ -18,12 +18,18 @@ class Loop:
             after a warm-up of one step in twenty, from which they fall in a cosine
         steps: the number of steps
         save_every (100): steps between two saves
+        identity (None): a dict of what decides the outcome, beside the parameters' shapes: arguments, and digests of
+            data, in types that JSON has
+
+    Raises:
+        ValueError: if the directory holds the state of a training with another identity
     """
 
-    def __init__(self, directory, parameters, optimizers, steps, save_every=100):
+    def __init__(self, directory, parameters, optimizers, steps, save_every=100, identity=None):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.steps = steps
+        self._identity = {"steps": steps} | (identity or {})
         self._parameters = parameters
         self._save_every = save_every
         self._optimizers = optimizers
@@ -81,6 +87,7 @@ class Loop:
 
     def _save(self):
         state = {
+            "identity": self._identity,
             "step": self.step,
             "parameters": {name: parameter.detach() for name, parameter in self._parameters.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
@@ -97,6 +104,7 @@ class Loop:
             return
 
         state = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        self._check_identity(state.get("identity", {}))
         self.step, self.history = state["step"], state["history"]
         for name in ("optimizers", "schedules"):
             for target, saved in zip(getattr(self, f"_{name}"), state[name], strict=True):
@@ -104,6 +112,15 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(state["parameters"][name])
+
+    def _check_identity(self, saved):
+        other = [name for name in self._identity | saved if self._identity.get(name) != saved.get(name)]
+        if other:
+            differences = ", ".join(f"{name}: {saved.get(name)!r}, now {self._identity.get(name)!r}" for name in other)
+            raise ValueError(
+                f"{self.directory} holds the state of another training ({differences}): choose another folder, or "
+                "delete this one to begin anew"
+            )
 
 
 def plot_losses(history, path):

@@ -369,7 +369,10 @@ def test_what_the_model_is_called(demo, tmp_path):
     adapter = shutil.copytree(DEMO / "adapters", tmp_path / "mine")
     adapted = JinaV4Mteb(snapshot, device="cpu", adapter=str(adapter)).mteb_model_meta
     assert adapted.revision.startswith(f"{REVISION}+mine-") and not adapted.training_datasets
-    os.utime(adapter / "adapter_model.safetensors", (1, 1))
+    weights = adapter / "adapter_model.safetensors"
+    os.utime(weights, (1, 1))
+    assert JinaV4Mteb(snapshot, device="cpu", adapter=str(adapter)).mteb_model_meta.revision == adapted.revision
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert JinaV4Mteb(snapshot, device="cpu", adapter=str(adapter)).mteb_model_meta.revision != adapted.revision
 
     local = JinaV4Mteb(demo, late_interaction=True, max_pixels=20_000)

@@ -89,6 +89,22 @@ def test_an_adapter_that_was_trained_again_is_read_again(adapter, tmp_path):
     assert np.allclose(again, expected, atol=1e-6) and not np.allclose(again, first, atol=1e-6)
 
 
+def test_other_data_or_arguments_are_another_training(calendars, tmp_path):
+    settings = {"checkpoint": DEMO_CHECKPOINT, "steps": 1, "device": "cpu", "workers": 0, "batch_size": 4}
+    weights = tmp_path / "adapter_model.safetensors"
+    finetune(calendars[1], "question", tmp_path, **settings)
+    first = weights.read_bytes()
+
+    with pytest.raises(ValueError, match="another training .texts, images and negatives: "):
+        finetune(calendars[0], "question", tmp_path, **settings)
+    with pytest.raises(ValueError, match="another training .batch_size: 4, now 5"):
+        finetune(calendars[1], "question", tmp_path, **settings | {"batch_size": 5})
+    assert weights.read_bytes() == first
+
+    finetune(calendars[0], "question", tmp_path, **settings, overwrite=True)
+    assert weights.read_bytes() != first
+
+
 def test_a_directory_that_is_no_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="adapter_model.safetensors"):
         foz.load_zoo_model("jina-embeddings-v4-demo", adapter=str(tmp_path))

@@ -9,12 +9,12 @@ class Killed(Exception):
     pass
 
 
-def train(directory, steps=20, killed_at=None):
+def train(directory, steps=20, killed_at=None, **identity):
     torch.manual_seed(51)
     weight = torch.nn.Parameter(torch.randn(4, 4))
     bias = torch.nn.Parameter(torch.zeros(4))
     optimizers = [torch.optim.Muon([weight], 0.01), torch.optim.AdamW([bias], 0.01)]
-    loop = Loop(directory, {"weight": weight, "bias": bias}, optimizers, steps, save_every=5)
+    loop = Loop(directory, {"weight": weight, "bias": bias}, optimizers, steps, 5, identity)
 
     def batches(start):
         for step in range(start, steps):
@@ -44,6 +44,17 @@ def test_a_finished_training_is_not_run_again(tmp_path):
     weight, _, history = train(tmp_path)
     again, _, same_history = train(tmp_path, killed_at=0)
     assert torch.equal(weight, again) and history == same_history
+
+
+def test_another_training_is_not_taken_for_this_one(tmp_path):
+    train(tmp_path, data="abc", rate=0.1)
+    for other, told in (
+        ({"data": "abd", "rate": 0.1}, "data: 'abc', now 'abd'"),
+        ({"data": "abc"}, "rate: 0.1, now None"),
+        ({"data": "abc", "rate": 0.1, "steps": 30}, "steps: 20, now 30"),
+    ):
+        with pytest.raises(ValueError, match=f"holds the state of another training .{told}.: choose another folder"):
+            train(tmp_path, **other)
 
 
 def test_the_losses_fall_and_are_plotted(tmp_path):
