@@ -9,10 +9,9 @@ from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.core.utils as fou
-from PIL import Image
 
 from .jina_v4.arguments import check_integer
-from .jina_v4.images import load_image
+from .jina_v4.images import load_image, open_image_file
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
 # poster cost more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158 dpi for
@@ -213,7 +212,7 @@ def _open(path, pixels):
 
             yield len(pdf), functools.partial(_render, pdf, pixels)
     else:
-        with Image.open(path) as image:
+        with open_image_file(path) as image:
             yield getattr(image, "n_frames", 1), functools.partial(_read_frame, image, pixels)
 
 
