@@ -11,7 +11,8 @@ import fiftyone as fo
 import fiftyone.core.utils as fou
 
 from .jina_v4.arguments import check_integer
-from .jina_v4.images import load_image, open_image_file
+from .jina_v4.image_files import open_image_file
+from .jina_v4.images import load_image
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
 # poster cost more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158 dpi for

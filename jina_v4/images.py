@@ -5,33 +5,21 @@ the model does. Only torch, numpy and Pillow are imported here, so that a worker
 """
 
 import functools
-import io
 import math
 import os
-import stat
-import urllib.request
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from .arguments import check_integer
 from .checkpoint import CheckpointError, read_json
+from .downloads import readable
+from .image_files import ImageError, open_image_file
 
 MAX_ASPECT_RATIO = 200
-
-# Pillow knows more, among them PostScript, which it hands to Ghostscript, a program that runs what the file says.
-# JPEG includes MPO, and PPM all of PBM, PGM and PNM. HEIF is there where a plugin for Pillow is registered.
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-
-_URL_TIMEOUT = 30  # seconds
-
-
-class ImageError(ValueError):
-    """An image that cannot be embedded. The message names the image and the reason."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +100,8 @@ def load_image(source):
     """
     try:
         if isinstance(source, (str, os.PathLike)):
-            return _open_image(os.fspath(source))
+            with open_image_file(source) as image:
+                return _upright_rgb(image)
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
         if isinstance(source, torch.Tensor):
@@ -139,65 +128,17 @@ def is_one_image(value):
 
 
 def describe(source):
-    """Names an image in a message: its path or URL where it has one, else its type and shape."""
+    """Names an image in a message: its path or URL where it has one, else its type and shape.
+
+    Control characters are escaped, and a URL is shown without its user, its password and the values of its query.
+    """
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return readable(os.fsdecode(source))
     if getattr(source, "filename", None):
-        return str(source.filename)
+        return readable(str(source.filename))
 
     size = getattr(source, "shape", None) or getattr(source, "size", None)
     return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
-
-
-@contextmanager
-def open_image_file(file):
-    """Opens an image file of one of the :data:`FORMATS`, as a context.
-
-    Args:
-        file: the path of a regular file, or a binary file object
-
-    Yields:
-        a :class:`PIL.Image.Image`, whose pixels are not yet read
-
-    Raises:
-        OSError: if there is no such file
-        ValueError: if it is no regular file
-        PIL.UnidentifiedImageError: if it is of no such format
-    """
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb", opener=_open_at_once) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise ValueError("it is a pipe or a device, expected a regular file")
-
-            with open_image_file(opened) as image:
-                image.filename = os.fspath(file)
-                yield image
-        return
-
-    Image.init()
-    try:
-        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise UnidentifiedImageError(f"cannot identify image file: it is damaged, or none of {known}") from None
-
-    with image:
-        yield image
-
-
-def _open_at_once(path, flags):
-    # Opened as usual, a named pipe blocks until somebody writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _open_image(path):
-    file = path
-    if path.startswith(("http://", "https://")):
-        with urllib.request.urlopen(path, timeout=_URL_TIMEOUT) as response:
-            file = io.BytesIO(response.read())
-
-    with open_image_file(file) as image:
-        return _upright_rgb(image)
 
 
 def _upright_rgb(image):

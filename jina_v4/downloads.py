@@ -1,0 +1,231 @@
+"""Images from http(s) URLs, within limits: whoever serves them must not be able to fill the memory or stop a run."""
+
+import base64
+import http.client
+import io
+import ipaddress
+import re
+import socket
+import string
+import threading
+import urllib.error
+import urllib.request
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+MAX_BYTES = 100_000_000
+MAX_SECONDS = 60
+
+_CHUNK = 1 << 20  # bytes
+
+
+def is_url(source):
+    """Tells an http(s) URL from a path, or anything else."""
+    return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
+
+
+def readable(path):
+    """Writes a path or URL as messages show it.
+
+    Control characters are escaped, and so is whatever else cannot be printed. A URL is shown without its user and
+    password, its fragment, and the values of its query.
+    """
+    if is_url(path):
+        scheme, _, rest = path.partition("://")
+        rest, _, query = rest.partition("#")[0].partition("?")
+        host, slash, path = rest.partition("/")
+        path = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+        if query:
+            path += "?" + "&".join(f"{name}=..." if equals else "..." for name, equals, _ in _fields(query))
+
+    return escape(path)
+
+
+def _fields(query):
+    return (field.partition("=") for field in query.split("&"))
+
+
+def escape(text):
+    """Escapes characters that cannot be printed, such as those that control a terminal, as Python's ``repr`` does."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def download(url):
+    """Downloads what an http(s) URL holds.
+
+    It may redirect to other http(s) URLs, but not from the internet to an address of this machine or its network.
+
+    Args:
+        url: the URL. A user and a password in it are sent to its host alone
+
+    Returns:
+        the content, as a binary file object
+
+    Raises:
+        TimeoutError: if it takes over :data:`MAX_SECONDS` in all
+        ValueError: if it has over :data:`MAX_BYTES`, or the URL or a redirect is not allowed
+        OSError: if it cannot be downloaded
+    """
+    # A server can delay each step, of which some know no timeout: the look-up of its name, a handshake, each header.
+    running = _Download(url)
+    thread = threading.Thread(target=running.run, daemon=True)
+    try:
+        thread.start()
+        thread.join(MAX_SECONDS)
+        in_time = not thread.is_alive()
+    finally:
+        running.stop()
+
+    if not in_time:
+        raise TimeoutError(f"the download took over {MAX_SECONDS} s")
+    if running.error is not None:
+        raise running.error
+
+    return running.content
+
+
+class _Download:
+    """One download, to be run by a thread of its own."""
+
+    def __init__(self, url):
+        self.content = None
+        self.error = None
+        self._url = url
+        self._sockets = []
+        self._stopped = False
+        self._on_internet = False
+
+    def run(self):
+        try:
+            self.content = self._read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            redirects = ", a redirect that cannot be followed" if 300 <= error.code < 400 else ""
+            self.error = OSError(f"the server answered with HTTP status {error.code}{redirects}")
+        except Exception as error:
+            self.error = error
+
+    def stop(self):
+        """Ends what is still under way."""
+        self._stopped = True
+        for connected in self._sockets:
+            try:
+                connected.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is closed
+
+    def arrive(self, is_local):
+        """Notes where a request goes, before it is sent, and refuses what a redirect must not lead to."""
+        if is_local and self._on_internet:
+            raise ValueError("it redirects from the internet to an address of this machine or its network")
+
+        self._on_internet = not is_local
+
+    def connected(self, connection):
+        """Notes a connection that is open."""
+        self._sockets.append(connection)
+        if self._stopped:
+            raise TimeoutError("the download was stopped")
+
+    def _read(self):
+        # Only what is needed: urllib's own opener also reads files and FTP.
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _HTTPHandler(self),
+            _HTTPSHandler(self),
+            _RedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+        ):
+            opener.add_handler(handler)
+
+        with opener.open(_request(self._url), timeout=MAX_SECONDS) as response:
+            content = io.BytesIO()
+            while chunk := response.read(_CHUNK):
+                content.write(chunk)
+                if content.tell() > MAX_BYTES:
+                    raise ValueError(f"it has over {MAX_BYTES} bytes")
+
+        content.seek(0)
+        return content
+
+
+def _request(url):
+    url, user = _split_user(url)
+    request = urllib.request.Request(url)
+    if user:
+        token = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+
+    return request
+
+
+def _split_user(url):
+    """Splits a URL into one that can be requested, and the user and password."""
+    try:
+        parts = urlsplit(url)
+        user, _, host = parts.netloc.rpartition("@")
+        # urllib resolves escapes in a host later, and would ask for another host than the one that is checked.
+        if parts.hostname and "%" not in host:
+            path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+            return urlunsplit((parts.scheme, host, path, query, "")), user
+    except ValueError:
+        pass  # its message may show the password
+
+    raise ValueError("it is, or redirects to, no valid URL")
+
+
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, response, code, message, headers, url):
+        # Its body is of no use, and would be read to its end, which may never come.
+        response.close()
+        if not is_url(url):
+            raise ValueError("it redirects to what is no http(s) URL")
+
+        return super().redirect_request(request, response, code, message, headers, _split_user(url)[0])
+
+
+class _Opener:
+    """What the handlers of both schemes have in common."""
+
+    def __init__(self, running):
+        super().__init__()
+        self._running = running
+
+    def do_open(self, connection_class, request, **options):
+        running, host = self._running, urlsplit(request.full_url).hostname
+        proxied = request.host != urlsplit(request.full_url).netloc
+        if proxied:
+            running.arrive(_is_local_name(host))
+
+        class Connection(connection_class):
+            def connect(self):
+                super().connect()
+                running.connected(self.sock)
+                if not proxied:
+                    # The peer that was found, since a name may have another address each time it is looked up.
+                    running.arrive(_is_local(self.sock.getpeername()[0]))
+
+        return super().do_open(Connection, request, **options)
+
+
+class _HTTPHandler(_Opener, urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(http.client.HTTPConnection, request)
+
+
+class _HTTPSHandler(_Opener, urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(http.client.HTTPSConnection, request)
+
+
+def _is_local(address):
+    address = ipaddress.ip_address(address.partition("%")[0])
+    return not (getattr(address, "ipv4_mapped", None) or address).is_global
+
+
+def _is_local_name(host):
+    try:
+        return any(_is_local(address[0]) for *_, address in socket.getaddrinfo(host, None))
+    except OSError:
+        return False  # a name that the proxy alone can look up

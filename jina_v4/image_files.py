@@ -1,0 +1,88 @@
+"""What is opened as an image file, and what is not: files and URLs come from anybody."""
+
+import os
+import stat
+from contextlib import contextmanager
+
+from PIL import Image, UnidentifiedImageError
+
+from .downloads import download, escape, is_url, readable
+
+# Pillow knows more, among them PostScript, which it hands to Ghostscript, a program that runs what the file says.
+# JPEG includes MPO, and PPM all of PBM, PGM and PNM. HEIF is there where a plugin for Pillow is registered.
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+URLS_VARIABLE = "JINA_V4_ALLOW_URLS"
+
+
+class ImageError(ValueError):
+    """An image that cannot be embedded. The message names the image and the reason, on one line."""
+
+    def __init__(self, message):
+        super().__init__(escape(message))
+
+
+def check_dataset_path(path):
+    """Checks that what a dataset gives as the path of an image may be read.
+
+    Who passes a URL asks for its download. A dataset may come from others, and must not have this machine ask for any.
+
+    Args:
+        path: a path, or a URL
+
+    Returns:
+        the path
+
+    Raises:
+        ImageError: if it is a URL, and the environment variable :data:`URLS_VARIABLE` is not ``1``
+    """
+    if is_url(path) and os.environ.get(URLS_VARIABLE) != "1":
+        raise ImageError(
+            f"{readable(path)}: the URLs of a dataset are not downloaded. If you trust them, set the environment "
+            f"variable {URLS_VARIABLE}=1"
+        )
+
+    return path
+
+
+@contextmanager
+def open_image_file(file):
+    """Opens an image file of one of the :data:`FORMATS`, as a context.
+
+    Args:
+        file: the path of a regular file, an http(s) URL, or a binary file object
+
+    Yields:
+        a :class:`PIL.Image.Image`, whose pixels are not yet read
+
+    Raises:
+        OSError: if there is no such file, or it cannot be downloaded
+        ValueError: if it is no regular file, or the download is not allowed
+        PIL.UnidentifiedImageError: if it is of no such format
+    """
+    if is_url(file):
+        file = download(file)
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb", opener=_open_at_once) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise ValueError("it is a pipe or a device, expected a regular file")
+
+            with open_image_file(opened) as image:
+                image.filename = os.fspath(file)
+                yield image
+        return
+
+    Image.init()
+    try:
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise UnidentifiedImageError(f"cannot identify image file: it is damaged, or none of {known}") from None
+
+    with image:
+        yield image
+
+
+def _open_at_once(path, flags):
+    # Opened as usual, a named pipe blocks until somebody writes to it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
