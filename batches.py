@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .call_context import fiftyone_argument
+from .jina_v4.image_files import check_dataset_path
 from .jina_v4.images import ImageError, resize_image
 
 
@@ -61,7 +62,12 @@ class ImageLoader(fout.GetItem):
         self.max_pixels = max_pixels
 
     def __call__(self, values):
-        return load_or_fail(values["filepath"], self.settings, self.max_pixels)
+        try:
+            path = check_dataset_path(values["filepath"])
+        except ImageError as error:
+            return FailedImage(str(error))
+
+        return load_or_fail(path, self.settings, self.max_pixels)
 
     @property
     def required_keys(self):

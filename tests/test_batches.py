@@ -1,11 +1,15 @@
 """Batches through FiftyOne: what is wrong with an image costs only that image, and nothing else changes a vector."""
 
+import functools
+import http.server
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from pathlib import Path
 
 import cv2
 import fiftyone as fo
@@ -189,6 +193,34 @@ def test_images_can_come_from_another_field(model, dataset, caplog):
     assert vectors[-1] is None and len(caplog.records) == 1
     dataset.apply_model(model, label_field="label", **options)
     assert dataset.values("label.label")[:-1] == [label.label for label in model.predict_all(paths[:0:-1])]
+
+
+class _Server(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_urls_of_a_dataset_are_downloaded_where_that_is_allowed(model, dataset, num_workers, caplog, monkeypatch):
+    path = Path(dataset.first().filepath)
+    handler = functools.partial(_Server, directory=path.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://user:secret@127.0.0.1:{server.server_port}/{path.name}"
+        urls = dataset[:2].clone()
+        urls.set_values("filepath", [url, dataset[1:2].first().filepath])
+
+        first, second = urls.compute_embeddings(model, num_workers=num_workers, batch_size=2)
+        assert first is None and second is not None
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert "JINA_V4_ALLOW_URLS=1" in warning and path.name in warning and "secret" not in warning
+
+        expected = model.embed(str(path))
+        assert_close([model.embed(url)], [expected])  # who asks for it gets it
+        monkeypatch.setenv("JINA_V4_ALLOW_URLS", "1")
+        assert_close(urls.compute_embeddings(model, num_workers=num_workers, batch_size=2), [expected, second])
+        delete(urls)
+        server.shutdown()
 
 
 #

@@ -19,6 +19,7 @@ import torch
 from ..jina_v4.arguments import check_choice
 from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, read_config, resolve
 from ..jina_v4.devices import resolve_device, resolve_dtype
+from ..jina_v4.image_files import check_dataset_path
 from ..jina_v4.images import ImageError, resize_image
 from ..jina_v4.loading import load_network
 from ..jina_v4.processing import Processor
@@ -173,7 +174,7 @@ class _Images(torch.utils.data.Dataset):
 
     def __getitem__(self, sample_id):
         try:
-            return resize_image(self._paths[sample_id], self._settings, self._max_pixels)
+            return resize_image(check_dataset_path(self._paths[sample_id]), self._settings, self._max_pixels)
         except ImageError as error:
             logger.warning("Left out of the batch: %s", error)
             return None
