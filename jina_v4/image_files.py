@@ -12,6 +12,10 @@ from .downloads import download, escape, is_url, readable
 # JPEG includes MPO, and PPM all of PBM, PGM and PNM. HEIF is there where a plugin for Pillow is registered.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
+# A file of a few kilobytes may claim them, and takes 356 MB when it is decoded. Pillow itself warns of a little more, and
+# refuses twice as much. An A0 poster at 200 dpi has 62 million.
+MAX_PIXELS = 89_000_000
+
 URLS_VARIABLE = "JINA_V4_ALLOW_URLS"
 
 
@@ -43,6 +47,19 @@ def check_dataset_path(path):
         )
 
     return path
+
+
+def check_area(image):
+    """Checks the size that an image file claims.
+
+    Raises:
+        ValueError: if it has over :data:`MAX_PIXELS`
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels are over {MAX_PIXELS // 1_000_000} million, the most that is read of "
+            "a file; scale it down, or cut it into parts"
+        )
 
 
 @contextmanager

@@ -7,19 +7,22 @@ the model does. Only torch, numpy and Pillow are imported here, so that a worker
 import functools
 import math
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from .arguments import check_integer
 from .checkpoint import CheckpointError, read_json
 from .downloads import readable
-from .image_files import ImageError, open_image_file
+from .image_files import ImageError, check_area, open_image_file
 
 MAX_ASPECT_RATIO = 200
+
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,25 +101,8 @@ def load_image(source):
     Raises:
         ImageError: if the image cannot be read
     """
-    try:
-        if isinstance(source, (str, os.PathLike)):
-            with open_image_file(source) as image:
-                return _upright_rgb(image)
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source)
-        if isinstance(source, torch.Tensor):
-            return _upright_rgb(Image.fromarray(_as_array(source)))
-        if isinstance(source, np.ndarray):
-            return _upright_rgb(Image.fromarray(_squeeze_gray(source)))
-    except ImageError:
-        raise
-    # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
-    except Exception as error:
-        raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
-
-    raise ImageError(
-        f"{describe(source)}: expected a PIL image, a uint8 array (HxWx3), a tensor (CxHxW), a path or an http(s) URL"
-    )
+    with _errors_about(source):
+        return _as_rgb(_load_upright(source))
 
 
 def is_one_image(value):
@@ -141,8 +127,46 @@ def describe(source):
     return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
 
 
-def _upright_rgb(image):
-    image = ImageOps.exif_transpose(image)
+@contextmanager
+def _errors_about(source):
+    try:
+        yield
+    except ImageError:
+        raise
+    # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
+    except Exception as error:
+        raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
+
+
+def _load_upright(source):
+    """Loads an image in its own mode, which may be the caller's own image."""
+    if isinstance(source, (str, os.PathLike)):
+        with open_image_file(source) as image:
+            return _upright(image)
+    if isinstance(source, Image.Image):
+        return _upright(source)
+    if isinstance(source, torch.Tensor):
+        return Image.fromarray(_as_array(source))
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_squeeze_gray(source))
+
+    raise ImageError(
+        f"{describe(source)}: expected a PIL image, a uint8 array (HxWx3), a tensor (CxHxW), a path or an http(s) URL"
+    )
+
+
+def _upright(image):
+    if isinstance(image, ImageFile.ImageFile):
+        check_area(image)  # before its pixels are read
+
+    image.load()
+    # Where there is nothing to turn, this spares the copy that Pillow makes all the same.
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _as_rgb(image):
+    """Converts an image to RGB, and copies it where that is its mode."""
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
     if image.mode.startswith("I;16"):
@@ -254,17 +278,34 @@ def resize_image(source, settings, max_pixels=None):
     if isinstance(source, ResizedImage):
         return source
 
-    image = load_image(source)
-    try:
-        size = resized_size(image.height, image.width, settings, settings.check_max_pixels(max_pixels))
-    except ImageError as error:
-        raise ImageError(f"{describe(source)}: {error}") from None
+    max_pixels = settings.check_max_pixels(max_pixels)
+    with _errors_about(source):
+        image = _load_upright(source)
+        try:
+            size = resized_size(image.height, image.width, settings, max_pixels)
+        except ImageError as error:
+            raise ImageError(f"{describe(source)}: {error}") from None
 
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    if size != (image.height, image.width):
-        pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
+        return ResizedImage(_resize(image, *size), describe(source))
 
-    return ResizedImage(pixels.contiguous(), describe(source))
+
+def _resize(image, height, width):
+    # The resize is by rows, then by columns. Done by rows a strip at a time, it needs no second copy of a large image.
+    narrowed = torch.empty(image.height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
+    step = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        strip = image.crop((0, top, image.width, min(top + step, image.height)))
+        pixels = torch.from_numpy(np.array(_as_rgb(strip))).permute(2, 0, 1)
+        narrowed[:, top : top + step] = _interpolate(pixels, strip.height, width)
+
+    return _interpolate(narrowed, height, width).contiguous()
+
+
+def _interpolate(pixels, height, width):
+    if pixels.shape[1:] == (height, width):
+        return pixels
+
+    return torch.nn.functional.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
 
 
 def patchify(pixels, settings):

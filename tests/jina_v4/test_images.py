@@ -1,5 +1,8 @@
 """Images of every form become the patches that the original's processor cuts, or an error that says why not."""
 
+import os
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -45,6 +48,55 @@ def test_patches_are_bit_by_bit_the_original_processor_s(original, settings, siz
     assert (1, *(side // settings.patch_size for side in resized.pixels.shape[1:])) == tuple(expected.image_grid_thw[0])
     patches = patchify(resized.pixels, settings)
     assert patches.dtype == torch.float32 and torch.equal(patches, expected.pixel_values)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_images_are_resized_like_small_ones(settings, tmp_path, mode, orientation):
+    """They are converted and resized in strips."""
+    image = Image.fromarray(noise(1500, 1600))
+    if mode == "I;16":
+        image = Image.fromarray(np.random.default_rng(51).integers(0, 1 << 16, (1600, 1500), dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.convert(mode).save(tmp_path / "large.tif", exif=exif)
+
+    found = resize_image(tmp_path / "large.tif", settings).pixels
+    pixels = torch.from_numpy(np.array(load_image(tmp_path / "large.tif"))).permute(2, 0, 1)
+    expected = torch.nn.functional.interpolate(pixels[None], size=found.shape[1:], mode="bicubic", antialias=True)[0]
+    assert torch.equal(found, expected)
+
+
+PEAK = """
+import sys
+from jina_embeddings_v4.jina_v4.images import ImageSettings, resize_image
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+settings = ImageSettings(14, 2, 2, 3136, 602112, (0.5,) * 3, (0.5,) * 3)
+resize_image(sys.argv[1], settings)
+before = peak()
+resize_image(sys.argv[2], settings)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of memory is not told here")
+def test_a_large_image_is_in_memory_once(tmp_path):
+    """A small file may claim many pixels. Pillow keeps 4 bytes for each, and no other copy of all is made."""
+    Image.new("RGB", (100, 100)).save(tmp_path / "small.png")
+    Image.new("RGB", (4000, 4000)).save(tmp_path / "large.png")
+    command = [sys.executable, "-c", PEAK, tmp_path / "small.png", tmp_path / "large.png"]
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert peak < 1.6 * 4 * 4000**2  # a copy in RGB would make it 1.75 times, one in Pillow's own form twice
+
+
+def test_a_file_of_too_many_pixels_is_refused(settings, tmp_path):
+    Image.new("1", (9430, 9440)).save(tmp_path / "large.png")
+    for source in (tmp_path / "large.png", Image.open(tmp_path / "large.png")):
+        with pytest.raises(ImageError, match="large.png: .*9430x9440 pixels are over 89 million"):
+            resize_image(source, settings)
 
 
 @pytest.mark.parametrize("size", [(201, 1), (1, 201), (2010, 10)], ids=str)
