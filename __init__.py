@@ -11,7 +11,7 @@ from .call_context import fiftyone_argument
 __version__ = "0.1.0"
 
 # The module whose running functions say what the call being served was asked to do.
-_ZOO = "fiftyone.zoo.models"
+_LOAD = ("fiftyone.zoo.models.load_zoo_model",)
 
 PACKAGE = "jina_embeddings_v4"
 DEMO_MODEL = "jina-embeddings-v4-demo"
@@ -34,7 +34,7 @@ def download_model(model_name, model_path):
 
     # The arguments of the model that is being loaded. A wrong one must not wait for gigabytes to arrive, and a model
     # from a checkpoint of the person's own needs no other weights.
-    config = JinaV4Config(fiftyone_argument(_ZOO, "kwargs", default={}))
+    config = JinaV4Config(fiftyone_argument(_LOAD, "kwargs", default={}))
     if config.checkpoint is None:
         _fetch(model_name, model_path)
 
@@ -111,10 +111,10 @@ def _require_packages(model_name):
     """Checks or installs the model's requirements, which FiftyOne does only after the download that needs them."""
     import fiftyone.zoo as foz
 
-    error_level = fiftyone_argument(_ZOO, "error_level")
-    if fiftyone_argument(_ZOO, "install_requirements", default=False):
+    error_level = fiftyone_argument(_LOAD, "error_level")
+    if fiftyone_argument(_LOAD, "install_requirements", default=False):
         foz.install_zoo_model_requirements(model_name, error_level=error_level)
-    elif fiftyone_argument(_ZOO, "ensure_requirements", default=True):
+    elif fiftyone_argument(_LOAD, "ensure_requirements", default=True):
         foz.ensure_zoo_model_requirements(model_name, error_level=error_level, log_success=False)
 
 

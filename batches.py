@@ -13,7 +13,10 @@ import torch
 
 from .call_context import fiftyone_argument
 from .jina_v4.image_files import check_dataset_path
-from .jina_v4.images import ImageError, resize_image
+from .jina_v4.images import ImageBatch, ImageError, describe, resize_image
+
+# The function of FiftyOne that crops patches.
+_READ_PATCHES = ("fiftyone.utils.torch.TorchImagePatchesDataset.__getitem__",)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ def load_or_fail(source, settings, max_pixels):
         return resize_image(source, settings, max_pixels)
     except ImageError as error:
         return FailedImage(str(error))
+    # Of torch, which says so when memory does not suffice, too.
+    except (MemoryError, RuntimeError) as error:
+        return FailedImage(f"{describe(source)}: {type(error).__name__}: {error}")
 
 
 class ImageLoader(fout.GetItem):
@@ -85,15 +91,18 @@ def load_images(model, samples, batch_size=None, num_workers=None, skip_failures
         skip_failures (True): whether an image that FiftyOne cannot hand over is left to the model to report
 
     Returns:
-        an iterable of lists for :meth:`jina_embeddings_v4.zoo.JinaV4.encode_images`, to be used within ``with model``
+        an iterator over lists for :meth:`jina_embeddings_v4.zoo.JinaV4.encode_images`
     """
-    return torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         samples.to_torch(model.build_get_item(), skip_failures=skip_failures),
         batch_size=batch_size or 16,
         num_workers=fout.recommend_num_workers(num_workers),
         collate_fn=model.collate_fn,
         worker_init_fn=fout.FiftyOneTorchDataset.worker_init,
     )
+    # Workers start here, and import what they are sent. What runs later, between two lists, is the caller's.
+    with model:
+        return iter(loader)
 
 
 def load_with_samples(model, samples, fields, batch_size=None, num_workers=None, skip_failures=True, progress=None):
@@ -115,12 +124,11 @@ def load_with_samples(model, samples, fields, batch_size=None, num_workers=None,
     schema = samples.get_field_schema()
     existing = [field for field in fields if field in schema]
     saving = samples.select_fields(existing).iter_samples(autosave=True, progress=progress)
-    with model:
-        for images in load_images(model, samples, batch_size, num_workers, skip_failures):
-            yield images, itertools.islice(saving, len(images))
+    for images in load_images(model, samples, batch_size, num_workers, skip_failures):
+        yield images, itertools.islice(saving, len(images))
 
-        # Saves the last.
-        next(saving, None)
+    # Saves the last.
+    next(saving, None)
 
 
 class PatchTransform:
@@ -137,7 +145,7 @@ class PatchTransform:
 
     def __call__(self, patch):
         # What names an image in messages. FiftyOne tells the crop alone, but has the file at hand.
-        patch.filename = f"a patch of {fiftyone_argument('fiftyone.utils.torch', 'image_path')}"
+        patch.filename = f"a patch of {fiftyone_argument(_READ_PATCHES, 'image_path')}"
         return _Patch(load_or_fail(patch, self.settings, self.max_pixels))
 
 
@@ -150,7 +158,7 @@ class _Patch:
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is torch.stack:
-            return [patch.image for patch in args[0]]
+            return ImageBatch(patch.image for patch in args[0])
 
         return NotImplemented
 
@@ -189,3 +197,22 @@ class _Missing:
 
 
 MISSING = _Missing()
+
+
+class StackedRow(np.ndarray):
+    """An embedding that stands beside ``None`` where others failed.
+
+    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
+    collections with failures: a vector or ``None`` per image. In all else it is an array like any other.
+    """
+
+    @classmethod
+    def of(cls, vector):
+        return vector.view(cls)
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.stack:
+            rows = [np.asarray(row) if isinstance(row, np.ndarray) else None for row in args[0]]
+            return rows if any(row is None for row in rows) else np.stack(rows, *args[1:], **kwargs)
+
+        return super().__array_function__(function, types, args, kwargs)

@@ -8,22 +8,35 @@ field, or a ``None`` in a list. They are in the frames of the calls themselves, 
 import sys
 
 
-def fiftyone_argument(module, name, default=None):
-    """Looks up a variable of the innermost running function of a module.
+def fiftyone_argument(functions, name, default=None):
+    """Looks up a variable of the innermost of some functions that is running.
 
     Args:
-        module: the module's name, eg ``"fiftyone.core.models"``
+        functions: the names of functions with their modules, eg ``("fiftyone.core.models.apply_model",)``, all of which
+            have the variable
         name: the variable
-        default (None): what to return where no running function of the module has it, as when a model's method is
-            called directly
+        default (None): what to return where none of the functions is running, as when a model's method is called
+            directly, or the variable has no value yet
 
     Returns:
         the variable's value
+
+    Raises:
+        RuntimeError: if a function has no such variable, as in a version of FiftyOne that is not known here
     """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == module and name in frame.f_locals:
-            return frame.f_locals[name]
+        code = frame.f_code
+        function = f"{frame.f_globals.get('__name__')}.{code.co_qualname}"
+        if function in functions:
+            if name not in code.co_varnames + code.co_cellvars + code.co_freevars:
+                import fiftyone
+
+                raise RuntimeError(
+                    f"FiftyOne {fiftyone.__version__} has no {name!r} in {function}(), from which this model learns "
+                    "what it was asked to do: install a version of FiftyOne that this model's README names as tested"
+                )
+            return frame.f_locals.get(name, default)
 
         frame = frame.f_back
 

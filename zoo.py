@@ -16,21 +16,24 @@ from .batches import (
     FailedImage,
     ImageLoader,
     PatchTransform,
+    StackedRow,
     load_or_fail,
 )
 from .call_context import fiftyone_argument
 from .config import LOADING_ONLY, Setting, check_filter, unknown
 from .jina_v4.checkpoint import resolve
-from .jina_v4.encoder import Encoder
-from .jina_v4.images import ImageError, is_one_image
+from .jina_v4.encoder import Encoder, join
+from .jina_v4.images import ImageBatch, ImageError, describe, is_one_image
 from .jina_v4.pooling import pool_multi_vectors
 from .jina_v4.scoring import ClassTokens, class_logits, maxsim
 from .late_interaction.heatmaps import write_heatmaps
 from .late_interaction.similarity import register_backend
 from .task_embeddings import compute_task_embeddings
 
-# The module whose running functions say what the call being served was asked to do.
-_FIFTYONE = "fiftyone.core.models"
+# The functions of FiftyOne whose variables say what the call being served was asked to do.
+_APPLY = ("fiftyone.core.models.apply_model",)
+_OF_PATCHES = ("fiftyone.core.models.compute_patch_embeddings",)
+_EMBED = ("fiftyone.core.models.compute_embeddings", *_OF_PATCHES)
 
 # A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
 # what it is sent by name, along the ``sys.path`` that it inherits: for the length of a call, this folder is on it.
@@ -86,7 +89,8 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def __init__(self, config):
         self._last_embeddings = None
-        self._cached_key, self._cached_classes = None, None
+        # What the class vectors depend on, and these: one tuple, since threads may share the model.
+        self._cached_classes = None, None
         super().__init__(config)
 
     def __setattr__(self, name, value):
@@ -110,7 +114,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def __enter__(self):
         # FiftyOne would report the missing classes once per batch, and go on.
-        if fiftyone_argument(_FIFTYONE, "label_field") is not None:
+        if fiftyone_argument(_APPLY, "label_field") is not None:
             self._require_classes()
 
         self._leave_cache()
@@ -156,8 +160,8 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     def has_collate_fn(self):
         return True
 
-    # Images of a batch differ in size, so they stay a list. A worker that is spawned can import ``list``.
-    collate_fn = staticmethod(list)
+    # Images of a batch differ in size, so they stay a list.
+    collate_fn = ImageBatch
 
     def build_get_item(self, field_mapping=None):
         return ImageLoader(self.encoder.processor.image_settings, self.max_pixels, field_mapping)
@@ -222,25 +226,37 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             images: a list of images, see :meth:`embed`
 
         Returns:
-            a float32 array ``(images, dim)``; if images failed, :class:`jina_embeddings_v4.batches.EmbeddingRows`, or,
-            for patches in memory, ``MISSING``
+            a float32 array ``(images, dim)``; if images failed, or FiftyOne puts the embeddings of several batches
+            together, what :mod:`jina_embeddings_v4.batches` has for it
 
         Raises:
             jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
         """
-        images, embeddings = self.encode_images(_as_list(images))
-        vectors = self._vectors(embeddings)
-        self._last_embeddings = vectors
-        if len(vectors) == len(images):
-            return vectors
-
-        into_field = fiftyone_argument(_FIFTYONE, "embeddings_field") is not None
-        of_patches = fiftyone_argument(_FIFTYONE, "patches_field") is not None
-        if of_patches and not into_field:
+        images = _as_list(images)
+        in_memory = fiftyone_argument(_EMBED, "embeddings_field", default="") is None
+        of_patches = fiftyone_argument(_OF_PATCHES, "patches_field") is not None
+        if not in_memory or of_patches:
+            images, vectors = self._embed_all(images)
+            if len(vectors) == len(images):
+                return vectors
             # In memory, FiftyOne knows of samples that failed, but not of single patches.
-            return MISSING
+            return MISSING if in_memory else EmbeddingRows(_spread(vectors, images, MISSING if of_patches else None))
 
-        return EmbeddingRows(_spread(vectors, images, None if into_field and not of_patches else MISSING))
+        try:
+            images, vectors = self._embed_all(images)
+        except Exception as error:
+            if not fiftyone_argument(_EMBED, "skip_failures", default=False):
+                raise
+            # FiftyOne would skip it, too, but then returns what stands for failures in other batches as it is.
+            logger.warning("Skipping %d images, the first of them %s: %s", len(images), describe(images[0]), error)
+            return [MISSING] * len(images)
+
+        return _spread([StackedRow.of(vector) for vector in vectors], images, None if len(vectors) else MISSING)
+
+    def _embed_all(self, images):
+        images, embeddings = self.encode_images(images)
+        vectors = self._last_embeddings = self._vectors(embeddings)
+        return images, vectors
 
     def compute_task_embeddings(self, samples, fields, **kwargs):
         """Embeds the images of a dataset for several tasks at little more than the price of one.
@@ -348,7 +364,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         self._leave_cache()
         settings = self.encoder.processor.image_settings
         if skip_failures is None:
-            skip_failures = fiftyone_argument(_FIFTYONE, "skip_failures", default=False)
+            skip_failures = fiftyone_argument(_EMBED + _APPLY, "skip_failures", default=False)
         images = [load_or_fail(image, settings, self.max_pixels) for image in images]
         failures = [image for image in images if isinstance(image, FailedImage)]
         if failures and not skip_failures:
@@ -363,22 +379,29 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             if not skip_failures:
                 raise
 
-        # One image is too much for the model even alone. The others must not go with it.
-        images = [self._encode_or_fail(image) for image in images]
-        return images, self._encode_loaded(images, tasks)
+        return self._encode_each(images, tasks)
 
     def _encode_loaded(self, images, tasks=None):
         loaded = [image for image in images if not isinstance(image, FailedImage)]
         return self.encoder.encode_images(loaded, truncate_dim=self.truncate_dim, tasks=tasks)
 
-    def _encode_or_fail(self, image):
-        try:
-            self._encode_loaded([image])
-        except (MemoryError, FloatingPointError) as error:
-            logger.warning("Skipping an image that the model cannot take: %s: %s", image.name, error)
-            return FailedImage(str(error))
+    def _encode_each(self, images, tasks):
+        """Encodes images one at a time, where one is too much for the model, and must not take the others with it."""
+        images, encoded = list(images), []
+        for i, image in enumerate(images):
+            if isinstance(image, FailedImage):
+                continue
+            try:
+                encoded.append(self._encode_loaded([image], tasks))
+            except (MemoryError, FloatingPointError) as error:
+                logger.warning("Skipping an image that the model cannot take: %s: %s", image.name, error)
+                images[i] = FailedImage(str(error))
 
-        return image
+        if not encoded:
+            return images, self._encode_loaded([], tasks)
+        if tasks is None:
+            return images, join(encoded)
+        return images, {task: join([of_image[task] for of_image in encoded]) for task in tasks}
 
     def encode_prompts(self, prompts):
         """Encodes text queries, with the prefix :attr:`query_prompt_name`, both vectors of each.
@@ -411,19 +434,19 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     def _predict_all(self, images):
         self._require_classes()
         images, embeddings = self.encode_images(_as_list(images))
-        self._last_embeddings = self._pool(embeddings)
+        pooled = self._last_embeddings = self._pool(embeddings)
         if not len(embeddings):
             return [None] * len(images)
 
-        logits = class_logits(self._score(embeddings), self.temperature)
+        logits = class_logits(self._score(embeddings, pooled), self.temperature)
         classify = fout.ClassifierOutputProcessor(self.classes, store_logits=self.store_logits)
         labels = classify(logits, None, confidence_thresh=self.confidence_thresh, classes=self.filter_classes)
         return _spread(labels, images, None)
 
-    def _score(self, embeddings):
+    def _score(self, embeddings, pooled):
         """Compares images with all classes: a float32 tensor ``(images, classes)``."""
         if self.score == "pooled":
-            return torch.from_numpy(self._last_embeddings @ self._class_vectors("pooled", self._pool).T)
+            return torch.from_numpy(pooled @ self._class_vectors("pooled", self._pool).T)
 
         classes = self._class_vectors("tokens", lambda texts: ClassTokens(texts.multi, self.encoder.device))
         return maxsim(embeddings.multi, classes, normalize=self.score == "maxsim")
@@ -432,11 +455,12 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """Embeds the class texts and prepares them for scoring, once for as long as all that they depend on stays."""
         texts = [f"{self.text_prompt} {name}".strip() for name in self.classes]
         key = (kind, self.pooling_strategy if kind == "pooled" else None, self.task, self.query_prompt_name, texts)
-        if key != self._cached_key:
-            self._cached_classes = prepare(self._encode_texts(texts, self.query_prompt_name))
-            self._cached_key = key
+        cached_key, vectors = self._cached_classes
+        if key != cached_key:
+            vectors = prepare(self._encode_texts(texts, self.query_prompt_name))
+            self._cached_classes = key, vectors
 
-        return self._cached_classes
+        return vectors
 
     def _require_classes(self):
         if self.classes is None:

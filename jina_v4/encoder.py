@@ -41,6 +41,15 @@ class Embeddings:
         return len(self.multi)
 
 
+def join(parts):
+    """Puts the embeddings of several calls together.
+
+    Args:
+        parts: a list of :class:`Embeddings`, at least one
+    """
+    return Embeddings(np.concatenate([part.single for part in parts]), [rows for part in parts for rows in part.multi])
+
+
 class Encoder:
     """Encodes texts and images with one checkpoint.
 

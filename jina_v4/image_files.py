@@ -12,8 +12,8 @@ from .downloads import download, escape, is_url, readable
 # JPEG includes MPO, and PPM all of PBM, PGM and PNM. HEIF is there where a plugin for Pillow is registered.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-# A file of a few kilobytes may claim them, and takes 356 MB when it is decoded. Pillow itself warns of a little more, and
-# refuses twice as much. An A0 poster at 200 dpi has 62 million.
+# A file of a few kilobytes may claim them, and takes 356 MB when it is decoded. Pillow itself warns of a little more,
+# and refuses twice as much. An A0 poster at 200 dpi has 62 million.
 MAX_PIXELS = 89_000_000
 
 URLS_VARIABLE = "JINA_V4_ALLOW_URLS"

@@ -210,14 +210,36 @@ class ResizedImage:
     pixels: torch.Tensor
     name: str
 
+
+class ImageBatch(list):
+    """A batch on its way from a data loader's worker: a list of :class:`ResizedImage`, and of what stands for others.
+
+    All pixels leave the worker as one tensor, through shared memory. A tensor an image would hold a file descriptor an
+    image, of which a process may have fewer than a batch has images. Through the worker's pipe, they would keep it busy
+    writing, where it notices neither that its parent is gone nor that another worker was killed.
+    """
+
     def __reduce__(self):
-        # A tensor would leave a worker through shared memory and hold a file descriptor open until the model is done
-        # with it. A large batch has more images than a process may have of these, or a container of that.
-        return _resized_image, (self.pixels.numpy(), self.name)
+        images = [item for item in self if isinstance(item, ResizedImage)]
+        pixels = torch.cat([image.pixels.flatten() for image in images]) if images else None
+        sizes = [tuple(image.pixels.shape) for image in images]
+        others = [image.name if isinstance(image, ResizedImage) else _Other(image) for image in self]
+        return _unpack_batch, (pixels, sizes, others)
 
 
-def _resized_image(pixels, name):
-    return ResizedImage(torch.from_numpy(pixels), name)
+@dataclass(frozen=True)
+class _Other:
+    """What stands for an image in a batch."""
+
+    item: object
+
+
+def _unpack_batch(pixels, sizes, items):
+    parts = iter(() if pixels is None else pixels.split([math.prod(size) for size in sizes]))
+    sizes = iter(sizes)
+    return ImageBatch(
+        item.item if isinstance(item, _Other) else ResizedImage(next(parts).view(next(sizes)), item) for item in items
+    )
 
 
 def resized_size(height, width, settings, max_pixels):

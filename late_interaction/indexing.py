@@ -61,7 +61,7 @@ def embed_missing(
     if not ids:
         return
 
-    with model, fou.ProgressBar(total=len(ids), progress=progress) as bar:
+    with fou.ProgressBar(total=len(ids), progress=progress) as bar:
         for images, sample_ids, label_ids in batches:
             failed, embeddings = model.encode_images(images, skip_failures=skip_failures)
             good = [i for i, image in enumerate(failed) if not isinstance(image, FailedImage)]
@@ -102,7 +102,9 @@ def _patches(model, views, patches_field, batch_size, num_workers, skip_failures
             # A worker that is spawned can import it.
             collate_fn=operator.itemgetter(0),
         )
-        for patches, sample_id, label_ids in zip(loader, *_patch_ids(view, patches_field), strict=True):
+        with model:
+            loaded = iter(loader)
+        for patches, sample_id, label_ids in zip(loaded, *_patch_ids(view, patches_field), strict=True):
             if isinstance(patches, Exception):
                 patches = [FailedImage(f"the patches of sample {sample_id}: {patches}")] * len(label_ids)
             images += patches or []

@@ -28,7 +28,7 @@ BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
 
 # The module whose running function says what compute_similarity() was asked to do.
-_BRAIN = "fiftyone.brain.similarity"
+_BRAIN = ("fiftyone.brain.similarity.compute_similarity",)
 
 # What may differ between the call that made an index and one that goes on with it.
 _FREE = ("candidates", "index_name", "uri", "owner", "supports_prompts")

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -486,3 +487,82 @@ def test_images_on_which_half_precision_overflows_cost_only_themselves(model, da
     vectors = batch.compute_embeddings(model, batch_size=4, num_workers=0)
     assert_close([vector for vector in vectors if vector is not None], expected[fits])
     expect_warnings(caplog, dict.fromkeys(np.array(paths)[~fits], "The model overflowed"))
+
+
+def test_what_stands_for_failures_never_reaches_a_person(model, mixed, unreadable, monkeypatch):
+    """FiftyOne stacks no embeddings after a batch that raised."""
+    encode, calls = model.encode_images, []
+
+    def fail_late(images, **kwargs):
+        calls.append(len(images))
+        if len(calls) == 5:
+            raise RuntimeError("a broken batch")
+        return encode(images, **kwargs)
+
+    monkeypatch.setattr(type(model), "encode_images", lambda self, images, **kwargs: fail_late(images, **kwargs))
+    for batch_size in (1, 3, 4):
+        calls.clear()
+        found = mixed.compute_embeddings(model, batch_size=batch_size, num_workers=0)
+        assert len(calls) >= 5 and isinstance(found, list)
+        assert {type(row) for row in found} == {np.ndarray, type(None)}
+        assert all(row is None for row in found[4 * batch_size : 5 * batch_size])
+
+
+def test_a_lack_of_memory_in_a_worker_costs_one_image(model, dataset, monkeypatch):
+    batches = sys.modules[type(model).__module__.replace("zoo", "batches")]
+    resize, bad = batches.resize_image, dataset.values("filepath")[3]
+
+    def exhausted(source, *args):
+        if source == bad:
+            raise MemoryError
+        return resize(source, *args)
+
+    monkeypatch.setattr(batches, "resize_image", exhausted)
+    found = dataset.compute_embeddings(model, batch_size=4, num_workers=0)
+    assert [row is None for row in found] == [i == 3 for i in range(12)]
+
+
+def test_what_a_caller_does_between_two_batches_is_in_the_callers_state(model, dataset):
+    from jina_embeddings_v4.batches import load_with_samples
+
+    path = list(sys.path)
+    for _ in load_with_samples(model, dataset, [], batch_size=4, num_workers=0):
+        assert torch.is_grad_enabled() and sys.path == path
+
+
+KILLED = """
+import os, sys, time
+import fiftyone as fo, fiftyone.zoo as foz
+model = foz.load_zoo_model("jina-embeddings-v4-demo", device="cpu")
+dataset = fo.load_dataset(sys.argv[1])
+loader = __import__(type(model).__module__.replace("zoo", "batches"), fromlist=["x"]).load_images(model, dataset, 4, 2)
+next(loader)
+print(*[worker.pid for worker in loader._workers], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    paths = []
+    for i in range(40):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (900, 900), (i, 0, 0)).save(paths[-1])
+    dataset = fo.Dataset()
+    dataset.add_samples([fo.Sample(filepath=path) for path in paths])
+    parent = subprocess.Popen([sys.executable, "-c", KILLED, dataset.name], stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+
+    def alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    deadline = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(alive, workers))

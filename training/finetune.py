@@ -20,7 +20,7 @@ from ..jina_v4.arguments import check_choice
 from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, read_config, resolve
 from ..jina_v4.devices import resolve_device, resolve_dtype
 from ..jina_v4.image_files import check_dataset_path
-from ..jina_v4.images import ImageError, resize_image
+from ..jina_v4.images import ImageBatch, ImageError, resize_image
 from ..jina_v4.loading import load_network
 from ..jina_v4.processing import Processor
 from .adapters import Batch, train_adapter
@@ -90,7 +90,7 @@ def finetune(
         loader = torch.utils.data.DataLoader(
             _Images(paths, processor.image_settings, max_pixels),
             batch_sampler=(_images_of(_draw(pairs, batch_size, seed, step)) for step in range(start, steps)),
-            collate_fn=list,
+            collate_fn=ImageBatch,
             num_workers=workers,
         )
         for step, images in enumerate(loader, start):

@@ -8,7 +8,7 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import torch
-from jina_embeddings_v4.jina_v4.images import ImageError, load_image, patchify, resize_image
+from jina_embeddings_v4.jina_v4.images import ImageBatch, ImageError, load_image, patchify, resize_image
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
@@ -202,9 +202,13 @@ def test_errors_name_the_file_of_an_image_that_is_read_late(settings, photo, tmp
         resize_image(Image.open(tmp_path / "cut.png"), settings)
 
 
-def test_images_leave_a_worker_without_shared_memory(settings, photo):
-    """A worker's tensors hold a file descriptor each: a batch of hundreds exhausts them, and the data loader hangs."""
-    image = resize_image(photo, settings)
-    received = ForkingPickler.loads(ForkingPickler.dumps(image))
-    assert torch.equal(received.pixels, image.pixels) and received.name == image.name
-    assert not image.pixels.is_shared() and not received.pixels.is_shared()
+def test_a_batch_leaves_a_worker_as_one_tensor_in_shared_memory(settings, photo):
+    """A worker's tensors hold a file descriptor each: a batch of hundreds would exhaust them."""
+    small = resize_image(photo.resize((60, 90)), settings)
+    batch = ImageBatch([resize_image(photo, settings), "no image", small, None])
+    received = ForkingPickler.loads(ForkingPickler.dumps(batch))
+    assert received[1::2] == ["no image", None] and len(received) == 4
+    for mine, its in zip(batch[::2], received[::2], strict=True):
+        assert torch.equal(its.pixels, mine.pixels) and its.name == mine.name and its.pixels.is_shared()
+    assert len({image.pixels.untyped_storage().data_ptr() for image in received[::2]}) == 1
+    assert ForkingPickler.loads(ForkingPickler.dumps(ImageBatch(["no image"]))) == ["no image"]
