@@ -1,9 +1,21 @@
 """Embeddings for several tasks in one pass over a dataset: the vision tower, half of the work, runs once for all."""
 
+import fiftyone as fo
+
 from .batches import FailedImage, load_with_samples
 
 
-def compute_task_embeddings(model, samples, fields, batch_size=16, num_workers=None, skip_failures=True, progress=None):
+def compute_task_embeddings(
+    model,
+    samples,
+    fields,
+    batch_size=16,
+    num_workers=None,
+    skip_failures=True,
+    progress=None,
+    skip_existing=False,
+    overwrite=False,
+):
     """Embeds images for several tasks, each into a field of its own.
 
     Args:
@@ -15,7 +27,19 @@ def compute_task_embeddings(model, samples, fields, batch_size=16, num_workers=N
         skip_failures (True): whether to leave the fields of an image that cannot be read as they are, and warn, in
             place of raising an error
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+        skip_existing (False): whether to leave out images that have a vector in all of the fields, as those do that a
+            call embedded before it was interrupted
+        overwrite (False): whether to write into a field whose vectors have another number of dimensions
+
+    Raises:
+        ValueError: if a field holds vectors of another number of dimensions, on which an index may live
     """
+    if not overwrite:
+        _check_widths(model, samples, fields)
+    if skip_existing:
+        existing = [field for field in fields.values() if samples.has_field(field)]
+        if len(existing) == len(fields):
+            samples = samples.match(fo.ViewExpression.any([~fo.ViewField(field).exists() for field in existing]))
     loading = batch_size, num_workers, skip_failures, progress
     for images, of_images in load_with_samples(model, samples, fields.values(), *loading):
         images, vectors = model.embed_for_tasks(images, list(fields), skip_failures)
@@ -25,3 +49,17 @@ def compute_task_embeddings(model, samples, fields, batch_size=16, num_workers=N
                 continue
             for task, field in fields.items():
                 sample[field] = next(vectors[task])
+
+
+def _check_widths(model, samples, fields):
+    width = model.embed_prompts([""]).shape[1]
+    for field in fields.values():
+        if not samples.has_field(field):
+            continue
+
+        first = samples.exists(field).limit(1).values(field)
+        if first and len(first[0]) != width:
+            raise ValueError(
+                f"Field {field!r} holds vectors of {len(first[0])} dimensions, and the model now gives {width}: set "
+                "the model's pooling_strategy and truncate_dim as they were, choose another field, or pass overwrite=True"
+            )

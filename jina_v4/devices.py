@@ -1,12 +1,16 @@
 """Where to compute and in which type, and tensors on their way there and back."""
 
 import contextlib
+import os
 import threading
 
 import torch
 
 from .arguments import check_choice
 from .kernels import multiplies_bfloat16
+
+# What "auto" is, where this is set: for indexes and the App, which load models by their names alone.
+AUTO_PRECISION = "JINA_V4_AUTO_PRECISION"
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
@@ -56,7 +60,8 @@ def resolve_dtype(precision, device):
 
     Args:
         precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU or CPU that multiplies it, float16 on an
-            older GPU of NVIDIA's, and float32 elsewhere. ``"int8"`` is for the CPU alone
+            older GPU of NVIDIA's, and float32 elsewhere, unless the environment variable :data:`AUTO_PRECISION` names
+            another. ``"int8"`` is for the CPU alone
         device: a :class:`torch.device`
 
     Returns:
@@ -66,6 +71,9 @@ def resolve_dtype(precision, device):
         ValueError: if ``precision`` is not one of them, or not for the device
     """
     check_choice("precision", precision, PRECISIONS)
+    if precision == "auto" and os.environ.get(AUTO_PRECISION):
+        precision = os.environ[AUTO_PRECISION]
+        check_choice(AUTO_PRECISION, precision, PRECISIONS)
     if precision == "auto":
         if device.type == "cpu":
             return torch.bfloat16 if multiplies_bfloat16() else torch.float32

@@ -7,6 +7,7 @@ the model does. Only torch, numpy and Pillow are imported here, so that a worker
 import functools
 import math
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,9 +223,19 @@ class ImageBatch(list):
     def __reduce__(self):
         images = [item for item in self if isinstance(item, ResizedImage)]
         pixels = torch.cat([image.pixels.flatten() for image in images]) if images else None
+        if images and not _fits_into_shared_memory(pixels.numel()):
+            # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
+            pixels = pixels.numpy()
         sizes = [tuple(image.pixels.shape) for image in images]
         others = [image.name if isinstance(image, ResizedImage) else _Other(image) for image in self]
         return _unpack_batch, (pixels, sizes, others)
+
+
+def _fits_into_shared_memory(size):
+    try:
+        return shutil.disk_usage("/dev/shm").free > 4 * size
+    except OSError:  # not on Linux
+        return True
 
 
 @dataclass(frozen=True)
@@ -235,7 +246,8 @@ class _Other:
 
 
 def _unpack_batch(pixels, sizes, items):
-    parts = iter(() if pixels is None else pixels.split([math.prod(size) for size in sizes]))
+    lengths = [math.prod(size) for size in sizes]
+    parts = iter(() if pixels is None else torch.as_tensor(pixels).split(lengths))
     sizes = iter(sizes)
     return ImageBatch(
         item.item if isinstance(item, _Other) else ResizedImage(next(parts).view(next(sizes)), item) for item in items

@@ -31,6 +31,8 @@ def pytest_configure(config):
 
     os.environ |= environment(folder, uri) | {
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        # Models that are loaded by their names alone round alike on each processor.
+        "JINA_V4_AUTO_PRECISION": "float32",
         # No hub but the one that a test may start there.
         "HF_ENDPOINT": f"http://127.0.0.1:{_free_port()}",
         "HF_HOME": str(folder / "huggingface"),

@@ -20,10 +20,6 @@ PROCESSORS = {
     "AVX-512": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "avx512f"),
     "AVX-512 with VNNI": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, "avx512_vnni"),
     "AVX-512 with bfloat16": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, "avx512_bf16"),
-    "AVX2 in all of torch": (
-        {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-        "avx2",
-    ),
     "AVX2 in torch's own kernels": ({"ATEN_CPU_CAPABILITY": "avx2"}, "avx2"),
     "this processor": ({}, None),
     "this processor, plain products": ({"JINA_V4_PLAIN_KERNELS": "1"}, None),

@@ -21,6 +21,14 @@ FIRST = 20_000
 COUNT = 6 * len(TYPES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def precision():
+    """What a person gets who names no precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JINA_V4_AUTO_PRECISION", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A FiftyOne dataset of test pages, with their embeddings and an index for search."""

@@ -46,3 +46,32 @@ def test_an_unreadable_image_costs_itself_alone(load_demo, dataset, tmp_path, ca
         model.compute_task_embeddings(dataset, fields, skip_failures=False)
     with pytest.raises(ValueError, match="task='search'"):
         model.compute_task_embeddings(dataset, {"search": "vector"})
+
+
+def test_vectors_of_another_width_are_not_overwritten(load_demo, dataset):
+    model = load_demo()
+    dataset.compute_embeddings(model, embeddings_field="vector", batch_size=4, num_workers=0)
+    before = dataset.values("vector")
+    model.pooling_strategy = "max"
+    with pytest.raises(ValueError, match="'vector' holds vectors of 256 dimensions, and the model now gives 128"):
+        model.compute_task_embeddings(dataset, {"code": "vector"}, num_workers=0)
+    np.testing.assert_array_equal(np.stack(dataset.values("vector")), np.stack(before))
+
+    model.compute_task_embeddings(dataset, {"code": "vector"}, num_workers=0, overwrite=True)
+    assert {len(vector) for vector in dataset.values("vector")} == {128}
+
+
+def test_an_interrupted_call_goes_on_with_what_lacks_a_vector(load_demo, dataset, monkeypatch):
+    model = load_demo()
+    fields = {"retrieval": "one", "code": "two"}
+    model.compute_task_embeddings(dataset[:5], fields, num_workers=0)
+    dataset[:1].clear_sample_field("two")
+
+    embedded = []
+    encode = model.encode_images
+    monkeypatch.setattr(
+        type(model), "encode_images", lambda self, images, *a: embedded.extend(images) or encode(images, *a)
+    )
+    model.compute_task_embeddings(dataset, fields, num_workers=0, skip_existing=True)
+    assert len(embedded) == 12 - 4
+    assert not any(vector is None for field in ("one", "two") for vector in dataset.values(field))

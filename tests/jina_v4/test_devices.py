@@ -36,11 +36,22 @@ def test_eight_bits_are_for_the_cpu():
 
 @pytest.mark.parametrize(("has_units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_on_a_cpu_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch, has_units, expected):
+    monkeypatch.delenv(devices.AUTO_PRECISION, raising=False)
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: has_units)
     assert resolve_dtype("auto", torch.device("cpu")) == expected
 
 
-def test_what_auto_takes_here_can_attend():
+def test_the_environment_may_say_what_auto_is(monkeypatch):
+    monkeypatch.setenv(devices.AUTO_PRECISION, "int8")
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.int8
+    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16
+    monkeypatch.setenv(devices.AUTO_PRECISION, "int7")
+    with pytest.raises(ValueError, match="JINA_V4_AUTO_PRECISION='int7' is not allowed: expected one of 'auto'"):
+        resolve_dtype("auto", torch.device("cpu"))
+
+
+def test_what_auto_takes_here_can_attend(monkeypatch):
+    monkeypatch.delenv(devices.AUTO_PRECISION, raising=False)
     query = torch.ones(1, 1, 40, 16, dtype=resolve_dtype("auto", torch.device("cpu")))
     assert torch.equal(scaled_dot_product_attention(query, query, query), query)
 

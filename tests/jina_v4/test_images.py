@@ -8,6 +8,7 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import torch
+from jina_embeddings_v4.jina_v4 import images
 from jina_embeddings_v4.jina_v4.images import ImageBatch, ImageError, load_image, patchify, resize_image
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
@@ -212,3 +213,10 @@ def test_a_batch_leaves_a_worker_as_one_tensor_in_shared_memory(settings, photo)
         assert torch.equal(its.pixels, mine.pixels) and its.name == mine.name and its.pixels.is_shared()
     assert len({image.pixels.untyped_storage().data_ptr() for image in received[::2]}) == 1
     assert ForkingPickler.loads(ForkingPickler.dumps(ImageBatch(["no image"]))) == ["no image"]
+
+
+def test_a_batch_for_which_there_is_no_shared_memory_leaves_a_worker_all_the_same(settings, photo, monkeypatch):
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: images.shutil._ntuple_diskusage(64, 64, 64))
+    image = resize_image(photo, settings)
+    (received,) = ForkingPickler.loads(ForkingPickler.dumps(ImageBatch([image])))
+    assert torch.equal(received.pixels, image.pixels) and not received.pixels.is_shared()

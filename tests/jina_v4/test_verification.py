@@ -7,7 +7,8 @@ from jina_embeddings_v4.jina_v4.verification import main
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "int8"])
-def test_a_right_engine_passes(checkpoint, capsys, precision):
+def test_a_right_engine_passes(checkpoint, capsys, monkeypatch, precision):
+    monkeypatch.delenv("JINA_V4_AUTO_PRECISION", raising=False)
     try:
         assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", precision]) == 0
     except RuntimeError as error:
