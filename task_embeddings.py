@@ -61,5 +61,6 @@ def _check_widths(model, samples, fields):
         if first and len(first[0]) != width:
             raise ValueError(
                 f"Field {field!r} holds vectors of {len(first[0])} dimensions, and the model now gives {width}: set "
-                "the model's pooling_strategy and truncate_dim as they were, choose another field, or pass overwrite=True"
+                "the model's pooling_strategy and truncate_dim as they were, choose another field, or pass "
+                "overwrite=True"
             )

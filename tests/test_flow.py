@@ -25,10 +25,12 @@ from PIL import Image
 url, folder = sys.argv[1:]
 random = np.random.default_rng(51)
 samples = []
+# Three kinds of images, so that the dataset has clusters, whatever the rounding.
+kinds = random.integers(60, 195, (3, 5, 4, 3))
 for i in range(24):
     filepath = f"{folder}/image-{i:02}.png"
-    pixels = random.integers(0, 255, (5, 4, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((120, 150)).save(filepath)
+    pixels = kinds[i % 3] + random.integers(-40, 40, (5, 4, 3))
+    Image.fromarray(pixels.astype(np.uint8)).resize((120, 150)).save(filepath)
     samples.append(fo.Sample(filepath=filepath))
 
 dataset = fo.Dataset("jina-v4-flow", persistent=True)
