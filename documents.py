@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import os
+import stat
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -164,8 +165,12 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress):
             known_version, known_pages = known.get(document, (None, None))
             with ExitStack() as opened:
                 try:
-                    stat = path.stat()
-                    version = f"{stat.st_size} {stat.st_mtime_ns}"
+                    status = path.stat()
+                    # Opening a named pipe waits for a writer, who may never come.
+                    if not stat.S_ISREG(status.st_mode):
+                        raise ValueError("it is no regular file")
+
+                    version = f"{status.st_size} {status.st_mtime_ns}"
                     if version == known_version and counts[document] == known_pages:
                         continue
 

@@ -326,6 +326,17 @@ def test_a_folder_that_may_not_be_read_is_reported(load, folder, caplog, monkeyp
     assert ["closed" in message for message in warnings_of(caplog)] == [True]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_is_no_regular_file_is_reported_and_not_waited_for(load, folder):
+    write_pdf(folder / "z.pdf", [Page("x")])
+    for name in ("pipe.pdf", "pipe.png", "pipe.tif"):
+        os.mkfifo(folder / name)
+    dataset = load()
+    assert pages_of(dataset) == [("z.pdf", 1)]
+    found = {skipped["document"]: skipped["reason"] for skipped in dataset.info["skipped"]}
+    assert found == dict.fromkeys(("pipe.pdf", "pipe.png", "pipe.tif"), "it is no regular file")
+
+
 def test_a_page_that_fails_costs_only_itself(load, folder, caplog):
     write_pdf(folder / "a.pdf", [Page("one"), Page(missing=True), Page("three")])
     write_pdf(folder / "b.pdf", [Page("other")])
