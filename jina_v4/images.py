@@ -103,7 +103,8 @@ def load_image(source):
         ImageError: if the image cannot be read
     """
     with _errors_about(source):
-        return _as_rgb(_load_upright(source))
+        image = _as_rgb(_load_upright(source))
+        return image.copy() if image is source else image
 
 
 def is_one_image(value):
@@ -167,7 +168,7 @@ def _upright(image):
 
 
 def _as_rgb(image):
-    """Converts an image to RGB, and copies it where that is its mode."""
+    """Converts an image to RGB, if that is not its mode."""
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
     if image.mode.startswith("I;16"):
@@ -177,7 +178,7 @@ def _as_rgb(image):
         # Pillow drops a palette's alpha without a remark only by this way.
         image = image.convert("RGBA")
 
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _as_array(tensor):
@@ -324,15 +325,22 @@ def resize_image(source, settings, max_pixels=None):
 
 
 def _resize(image, height, width):
-    # The resize is by rows, then by columns. Done by rows a strip at a time, it needs no second copy of a large image.
-    narrowed = torch.empty(image.height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
-    step = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, step):
-        strip = image.crop((0, top, image.width, min(top + step, image.height)))
-        pixels = torch.from_numpy(np.array(_as_rgb(strip))).permute(2, 0, 1)
-        narrowed[:, top : top + step] = _interpolate(pixels, strip.height, width)
+    # The resize is by rows, then by columns. Done by rows a strip at a time, it needs no second copy of a large image,
+    # but takes a little longer.
+    if image.width * image.height > 4 * _STRIP_PIXELS:
+        step = max(1, _STRIP_PIXELS // image.width)
+        narrowed = torch.empty(3, image.height, width, dtype=torch.uint8)
+        for top in range(0, image.height, step):
+            strip = image.crop((0, top, image.width, min(top + step, image.height)))
+            narrowed[:, top : top + step] = _interpolate(_pixels(strip), strip.height, width)
+    else:
+        narrowed = _pixels(image)
 
     return _interpolate(narrowed, height, width).contiguous()
+
+
+def _pixels(image):
+    return torch.from_numpy(np.array(_as_rgb(image))).permute(2, 0, 1)
 
 
 def _interpolate(pixels, height, width):
