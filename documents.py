@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import stat
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import fiftyone as fo
@@ -14,6 +14,7 @@ import fiftyone.core.utils as fou
 from .jina_v4.arguments import check_integer
 from .jina_v4.image_files import open_image_file
 from .jina_v4.images import load_image
+from .pdf_renderer import PdfRenderer, scale_to
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
 # poster cost more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158 dpi for
@@ -25,8 +26,9 @@ PIXELS = 4 * 602_112
 SHOWN = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
 RENDERED = {".heic", ".heif", ".j2k", ".jp2", ".jpx", ".pbm", ".pdf", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
 
-# What JPEG can hold is 65535 pixels long.
-_LONGEST_SIDE = 65_500
+# Pages of a document that fail one after the other, after which the rest of it is given up: a damaged PDF may claim
+# millions.
+_FAILURES = 100
 
 # Pages that are added at a time, and the most that a killed run has to render again.
 _BATCH = 32
@@ -42,7 +44,7 @@ _FIELDS = {
 logger = logging.getLogger(__name__)
 
 
-def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=True, progress=None):
+def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=True, progress=None, seconds=30):
     """Makes a dataset of the pages of the PDFs and images in a folder and its subfolders, or brings it up to date.
 
     Each page is a sample. Its ``filepath`` is the image of the page: images that browsers show are used where they are,
@@ -68,6 +70,8 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
             default four times what the model sees by default; with a larger ``max_pixels``, at least that
         persistent (True): whether the dataset, if it is new, outlives the database's session
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+        seconds (30): what a page of a PDF may take to render. One that takes more, or more than 2 GB of memory, is
+            skipped
 
     Returns:
         the :class:`fiftyone.core.dataset.Dataset`
@@ -93,9 +97,10 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
         _import_pdfium()
 
     dataset = _make_dataset(name, persistent, {"folder": str(folder), "pixels": int(pixels)})
-    pages = _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress)
-    for batch in fou.iter_batches(pages, _BATCH):
-        dataset.add_samples(batch, progress=False)
+    with PdfRenderer(seconds) as renderer:
+        pages = _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, renderer)
+        for batch in fou.iter_batches(pages, _BATCH):
+            dataset.add_samples(batch, progress=False)
 
     dataset.info["skipped"] = skipped
     dataset.save()
@@ -153,7 +158,7 @@ def _make_dataset(name, persistent, origin):
     return dataset
 
 
-def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress):
+def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, renderer):
     """Yields a sample for each page that the dataset lacks, and deletes those of earlier versions of a document."""
     first_pages = dataset.group_by("document").values(["document", "file_version", "pages"])
     known = {document: rest for document, *rest in zip(*first_pages, strict=True)}
@@ -174,7 +179,7 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress):
                     if version == known_version and counts[document] == known_pages:
                         continue
 
-                    pages, read = opened.enter_context(_open(path, pixels))
+                    pages, read = opened.enter_context(_open(path, pixels, renderer))
                 # Decoders raise nearly anything on damaged files.
                 except Exception as error:
                     skipped.add(path, error)
@@ -185,75 +190,52 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress):
                 if version != known_version:
                     dataset.delete_samples(samples)
 
-                present = set(samples.values("page"))
+                present, failures = set(samples.values("page")), 0
                 for page in (page for page in range(1, pages + 1) if page not in present):
-                    try:
-                        image, text = read(page - 1)
-                    except Exception as error:
-                        skipped.add(path, error, page)
-                        continue
-
                     filepath = path
-                    if image is not None:
+                    if path.suffix.lower() not in SHOWN:
                         filepath = pages_dir / document / f"{page:04}.jpg"
                         filepath.parent.mkdir(parents=True, exist_ok=True)
-                        # Resized by the model, it is as good as a PNG, which takes up to five times the space.
-                        image.save(filepath, quality=90)
+                    try:
+                        text = read(page - 1, filepath)
+                    except Exception as error:
+                        skipped.add(path, error, page)
+                        failures += 1
+                        if failures == _FAILURES and page < pages:
+                            skipped.add(path, f"{failures} pages in a row cannot be read: the rest is passed over")
+                            break
+                        continue
 
+                    failures = 0
                     values = {"document": document, "page": page, "pages": pages, "text": text, "file_version": version}
                     yield fo.Sample(filepath=str(filepath), **values)
 
 
 @contextmanager
-def _open(path, pixels):
-    """Yields the number of a document's pages, and a function from an index to an image to save, or none, and text."""
+def _open(path, pixels, renderer):
+    """Yields the number of a document's pages, and a function that writes one, by its index and a path, and returns its
+    text. Images that browsers show are not written."""
     suffix = path.suffix.lower()
     if suffix in SHOWN:
         load_image(path)
-        yield 1, lambda index: (None, None)
+        yield 1, lambda index, filepath: None
     elif suffix == ".pdf":
-        with closing(_open_pdf(path)) as pdf:
-            if not len(pdf):
-                raise ValueError("there are no pages in it")
+        pages = renderer.count(path)
+        if not pages:
+            raise ValueError("there are no pages in it")
 
-            yield len(pdf), functools.partial(_render, pdf, pixels)
+        yield pages, lambda index, filepath: renderer.render(path, index, pixels, filepath)
     else:
         with open_image_file(path) as image:
-            yield getattr(image, "n_frames", 1), functools.partial(_read_frame, image, pixels)
+            yield getattr(image, "n_frames", 1), functools.partial(_write_frame, image, pixels)
 
 
-def _open_pdf(path):
-    pdfium = _import_pdfium()
-    document = pdfium.raw.FPDF_LoadDocument(str(path).encode(), None)
-    if not document:
-        reasons = {3: "it is damaged, or no PDF", 4: "it is encrypted, with a password"}
-        error = pdfium.raw.FPDF_GetLastError()
-        raise ValueError(reasons.get(error, f"PDFium cannot open it (error {error})"))
-
-    pdf = pdfium.PdfDocument(document)
-    # Without this, what people filled into a form is not drawn.
-    pdf.init_forms()
-    return pdf
-
-
-def _render(pdf, pixels, index):
-    with closing(pdf[index]) as page:
-        image = page.render(scale=_scale(page.get_size(), pixels)).to_pil()
-        # A hyphen that only the end of a line put into a word is marked by a control character.
-        text = page.get_textpage().get_text_bounded().replace("\x02", "").replace("\r\n", "\n")
-        return image, text.strip() or None
-
-
-def _read_frame(file, pixels, index):
+def _write_frame(file, pixels, index, filepath):
     file.seek(index)
     image = load_image(file)
-    scale = _scale(image.size, pixels)
+    scale = scale_to(image.size, pixels)
     image.thumbnail([math.ceil(side * scale) for side in image.size])
-    return image, None
-
-
-def _scale(size, pixels):
-    return min(math.sqrt(pixels / math.prod(size)), _LONGEST_SIDE / max(size))
+    image.save(filepath, quality=90)
 
 
 def _import_pdfium():

@@ -4,13 +4,16 @@ import hashlib
 import os
 import shutil
 import struct
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import fiftyone as fo
 import pytest
 from jina_embeddings_v4.documents import PIXELS, load_documents
+from jina_embeddings_v4.pdf_renderer import PdfRenderer
 from PIL import Image
 
 A4 = (595, 842)
@@ -362,13 +365,18 @@ def test_a_document_that_opens_without_a_password_is_read(load, folder):
 @pytest.fixture
 def renderings(monkeypatch):
     """The paths of the page images that are written, in order."""
-    written, save = [], Image.Image.save
+    written, save, render = [], Image.Image.save, PdfRenderer.render
 
     def record(image, path, *args, **kwargs):
         written.append(Path(path))
         return save(image, path, *args, **kwargs)
 
+    def record_page(renderer, path, index, pixels, picture):
+        written.append(Path(picture))
+        return render(renderer, path, index, pixels, picture)
+
     monkeypatch.setattr(Image.Image, "save", record)
+    monkeypatch.setattr(PdfRenderer, "render", record_page)
     return written
 
 
@@ -421,15 +429,15 @@ def test_a_killed_run_goes_on_where_it_was(load, folder, renderings, monkeypatch
     write_pdf(folder / "b.pdf", [Page(str(page)) for page in range(1, 91)])
     write_pdf(folder / "c.pdf", [Page("last")])
 
-    recording = Image.Image.save
+    recording = PdfRenderer.render
 
-    def kill(image, path, *args, **kwargs):
-        if Path(path).name == "0080.jpg":
+    def kill(renderer, path, index, pixels, picture):
+        if Path(picture).name == "0080.jpg":
             raise KeyboardInterrupt
-        recording(image, path, *args, **kwargs)
+        return recording(renderer, path, index, pixels, picture)
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(Image.Image, "save", kill)
+        killed.setattr(PdfRenderer, "render", kill)
         load()
 
     there = len(fo.load_dataset("test-documents"))
@@ -514,3 +522,86 @@ def test_progress_is_told_by_documents(load, folder):
     seen = []
     load(progress=lambda bar: seen.append((bar.iteration, bar.total)))
     assert seen[-1] == (3, 3)
+
+
+def write_hostile_pdf(path, resources, content, dictionary, stream, count=1):
+    """Writes a PDF of a page that draws one more object, number 5."""
+
+    def with_stream(words, data):
+        return f"<<{words}/Length {len(data)}>>stream\n{data}\nendstream"
+
+    objects = [
+        "<</Type/Catalog/Pages 2 0 R>>",
+        f"<</Type/Pages/Kids[3 0 R]/Count {count}>>",
+        f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<<{resources}>>>>",
+        with_stream("", content),
+        with_stream(dictionary, stream),
+    ]
+    data = "%PDF-1.4\n"
+    for number, body in enumerate(objects, start=1):
+        data += f"{number} 0 obj\n{body}\nendobj\n"
+    path.write_text(f"{data}trailer<</Size 6/Root 1 0 R>>\n%%EOF")
+
+
+def write_recursive_pdf(path):
+    """A form that draws itself twice: PDFium takes all memory that there is."""
+    again = "/Resources<</XObject<</F 5 0 R>>>>"
+    write_hostile_pdf(
+        path, "/XObject<</F 5 0 R>>", "/F Do", f"/Type/XObject/Subtype/Form/BBox[0 0 595 842]{again}", "/F Do /F Do"
+    )
+
+
+def write_slow_pdf(path):
+    """A pattern that steps by almost nothing: it takes minutes."""
+    pattern = "/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 5 5]/XStep .0005/YStep .0005/Resources<<>>"
+    write_hostile_pdf(
+        path, "/Pattern<</P 5 0 R>>", "/Pattern cs /P scn 0 0 595 842 re f", pattern, "1 0 0 rg 0 0 4 4 re f"
+    )
+
+
+def test_a_page_that_takes_too_much_costs_only_itself(load, folder, monkeypatch):
+    monkeypatch.setattr(sys.modules[PdfRenderer.__module__], "_START", 60)
+    write_pdf(folder / "a.pdf", [Page("1"), Page("2")])
+    write_recursive_pdf(folder / "b.pdf")
+    write_slow_pdf(folder / "c.pdf")
+    write_pdf(folder / "d.pdf", [Page("3")])
+    dataset = load(seconds=4)
+    assert pages_of(dataset) == [("a.pdf", 1), ("a.pdf", 2), ("d.pdf", 1)]
+    reasons = {skipped["document"]: (skipped["page"], skipped["reason"]) for skipped in dataset.info["skipped"]}
+    assert reasons["c.pdf"] == (1, "it takes more than 4 seconds")
+    # Whichever of the two limits is met first on this machine.
+    assert reasons["b.pdf"][0] == 1 and reasons["b.pdf"][1].startswith("it takes more than ")
+
+
+def test_a_pdf_that_claims_a_million_pages_is_given_up(load, folder):
+    write_hostile_pdf(folder / "a.pdf", "", "", "", "", count=1_000_000)
+    write_pdf(folder / "b.pdf", [Page("1")])
+    dataset = load()
+    assert pages_of(dataset)[-1] == ("b.pdf", 1)
+    skipped = dataset.info["skipped"]
+    assert len(skipped) <= 101 and "100 pages in a row cannot be read" in skipped[-1]["reason"]
+
+
+def test_the_rendering_process_ends_with_its_parent(folder, tmp_path):
+    write_slow_pdf(folder / "a.pdf")
+    code = (
+        "import sys, threading, time; from jina_embeddings_v4.pdf_renderer import PdfRenderer\n"
+        "renderer = PdfRenderer(60); renderer.count(sys.argv[1]); print(renderer._process.pid, flush=True)\n"
+        "renderer.render(sys.argv[1], 0, 1_000_000, sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(folder / "a.pdf"), str(tmp_path / "a.jpg")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    time.sleep(1)  # until it is in the midst of the page
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if sys.platform == "linux" and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(pid, 9)
+    pytest.fail("the rendering process outlived its parent")
