@@ -121,11 +121,15 @@ def _require_packages(model_name):
 def _fetch(model_name, model_path):
     """Makes sure of the weights, and writes where they are last, so that a download that was cut off left no trace."""
     import json
+    import logging
 
     from .jina_v4.checkpoint import REPOSITORY, REVISION, resolve
 
     # With its revision, the name of the repository cannot be that of a folder that happens to be here.
     source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else f"{REPOSITORY}@{REVISION}"
+    if model_name != DEMO_MODEL:
+        # Where FiftyOne says that it downloads a model.
+        logging.getLogger("fiftyone").info("Looking for the weights of %s", REPOSITORY)
     directory = str(resolve(source))
 
     os.makedirs(os.path.dirname(model_path), exist_ok=True)

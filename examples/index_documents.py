@@ -12,7 +12,16 @@ import argparse
 
 import fiftyone.brain as fob
 import fiftyone.zoo as foz
-from jina_embeddings_v4.documents import PIXELS, load_documents
+
+try:
+    from jina_embeddings_v4.documents import PIXELS, load_documents
+except ModuleNotFoundError as error:
+    if error.name != "jina_embeddings_v4":
+        raise
+    raise SystemExit(
+        "This needs this repository as a package: pip install 'git+https://github.com/<owner>/<repo>', or pip install . "
+        "in a clone of it"
+    ) from None
 
 BRAIN_KEY = "pages"
 
@@ -24,6 +33,8 @@ def main():
         has = f"This repository has {' and '.join(ours)}" if ours else "Register this repository first"
         raise SystemExit(f"FiftyOne's model zoo has no {arguments.model!r}. {has}")
 
+    if arguments.model.endswith("-demo"):
+        print("The demo model was trained on synthetic pages and cannot read real documents: what it finds is chance")
     print("Reading the documents", flush=True)
     try:
         dataset = load_documents(

@@ -3,16 +3,27 @@
 import numbers
 
 
-def check_integer(name, value, minimum, maximum=None):
+def check_integer(name, value, minimum, maximum=None, or_none=False):
     """Checks that an argument is a whole number in a range.
+
+    Args:
+        name: the argument's name
+        value: its value
+        minimum: the smallest allowed value
+        maximum (None): the largest allowed value
+        or_none (False): whether ``None`` is allowed, too
 
     Raises:
         ValueError: naming the argument, its value and the range
     """
+    if value is None and or_none:
+        return
+
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < minimum or (maximum is not None and value > maximum):
         upper = "" if maximum is None else f" and at most {maximum}"
-        raise ValueError(f"{name}={value!r} is not allowed: expected an integer of at least {minimum}{upper}, or None")
+        other = ", or None" if or_none else ""
+        raise ValueError(f"{name}={value!r} is not allowed: expected an integer of at least {minimum}{upper}{other}")
 
 
 def check_choice(name, value, choices):

@@ -7,6 +7,7 @@ files are ever fetched or read: whatever else the repository holds, Python and p
 Nothing here needs torch; the weights are looked at only through their safetensors headers.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -51,6 +52,9 @@ TRUSTED_FILES = (
     WEIGHT_INDEX,
     *ADAPTER_FILES,
 )
+
+# Seconds in which the hub must have answered that it is there.
+_HUB_TIMEOUT = 8
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +130,14 @@ def _from_hub(repository, revision):
 
 
 def _download(request):
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
+        # The client tries again and again, for half a minute in silence, where there is no network. A hub that answers,
+        # whatever it says, is left to it.
+        with contextlib.suppress(HfHubHTTPError):
+            HfApi().model_info(request["repo_id"], revision=request["revision"], timeout=_HUB_TIMEOUT)
         return Path(snapshot_download(**request))
     except Exception as error:
         raise CheckpointError(

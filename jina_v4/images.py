@@ -83,7 +83,7 @@ class ImageSettings:
         if max_pixels is None:
             return self.max_pixels
 
-        check_integer("max_pixels", max_pixels, self.min_pixels)
+        check_integer("max_pixels", max_pixels, self.min_pixels, or_none=True)
         return int(max_pixels)
 
 

@@ -90,8 +90,7 @@ class Processor:
             raise TypeError(f"Expected a text, found {type(text).__name__}: {text!r:.80}")
         if prompt_name is not None:
             check_choice("prompt_name", prompt_name, PROMPT_NAMES)
-        if max_length is not None:
-            check_integer("max_length", max_length, 1, MAX_LENGTH)
+        check_integer("max_length", max_length, 1, MAX_LENGTH, or_none=True)
 
         is_passage = prompt_name == "passage" and task != "text-matching"
         prefix = "Passage:" if is_passage else "Query:"

@@ -61,8 +61,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         Returns:
             a :class:`LateInteractionSimilarityIndex`
         """
-        if candidates is not None:
-            check_integer("candidates", candidates, 1)
+        check_integer("candidates", candidates, 1, or_none=True)
 
         index = copy.copy(self)
         index._config = copy.copy(self._config)

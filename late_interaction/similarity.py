@@ -71,8 +71,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         check_choice("store", store, STORES)
         check_choice("dtype", dtype, DTYPES)
         check_integer("pool_factor", pool_factor, 1)
-        if candidates is not None:
-            check_integer("candidates", candidates, 1)
+        check_integer("candidates", candidates, 1, or_none=True)
         if store == "local" and uri is not None and "://" in uri:
             raise ValueError(f"uri={uri!r} is no folder: pass one, or store='qdrant'")
         if store == "qdrant" and dtype != "float16":

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import fiftyone as fo
@@ -225,10 +227,28 @@ def test_what_the_hub_does_not_have_is_named(hub, reference):
 
 def test_no_hub_is_told(hub, monkeypatch):
     hub.stop()
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # The client keeps trying for 23 seconds.
+
+    def wait(seconds):
+        pytest.fail("The client tries again")
+
+    monkeypatch.setattr("time.sleep", wait)
     with pytest.raises(CheckpointError, match="Could not download.*Without a network, pass checkpoint='/path/to"):
         load()
     assert not is_downloaded()
+
+
+def test_a_hub_that_never_answers_is_told_soon(hub, monkeypatch):
+    hub.stop()
+    # Each load of the zoo imports the source once more, by another name.
+    for name, module in list(sys.modules.items()):
+        if name.endswith("jina_v4.checkpoint"):
+            monkeypatch.setattr(module, "_HUB_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", int(constants.ENDPOINT.rpartition(":")[2]))):
+        start = time.monotonic()
+        with pytest.raises(CheckpointError, match="Could not download.*Without a network"):
+            load()
+        # The client by itself takes half a minute.
+        assert time.monotonic() - start < 15
 
 
 def test_a_checkpoint_on_disk_needs_no_hub(hub, checkpoint):
