@@ -19,8 +19,8 @@ except ModuleNotFoundError as error:
     if error.name != "jina_embeddings_v4":
         raise
     raise SystemExit(
-        "This needs this repository as a package: pip install 'git+https://github.com/<owner>/<repo>', or pip install . "
-        "in a clone of it"
+        "This needs this repository as a package: pip install . in a clone of it, or "
+        "pip install 'git+https://github.com/<owner>/<repo>'"
     ) from None
 
 BRAIN_KEY = "pages"

@@ -7,12 +7,13 @@ files are ever fetched or read: whatever else the repository holds, Python and p
 Nothing here needs torch; the weights are looked at only through their safetensors headers.
 """
 
-import contextlib
 import json
 import logging
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+
+from .schema import find_config_problem, find_problem
 
 REPOSITORY = "jinaai/jina-embeddings-v4"
 REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
@@ -113,7 +114,7 @@ def _from_hub(repository, revision):
     if cached is not None and _COMMIT.fullmatch(revision):
         return cached
 
-    snapshot = _download(request)
+    snapshot = _download(request, cached)
     if snapshot != cached:
         if _delete_altered(repository, snapshot):
             _download(request)
@@ -129,15 +130,21 @@ def _from_hub(repository, revision):
     return snapshot
 
 
-def _download(request):
+def _download(request, cached=None):
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         # The client tries again and again, for half a minute in silence, where there is no network. A hub that answers,
         # whatever it says, is left to it.
-        with contextlib.suppress(HfHubHTTPError):
+        try:
             HfApi().model_info(request["repo_id"], revision=request["revision"], timeout=_HUB_TIMEOUT)
+        except HfHubHTTPError:
+            pass
+        except Exception:
+            if cached is None:
+                raise
+            return cached
         return Path(snapshot_download(**request))
     except Exception as error:
         raise CheckpointError(
@@ -210,11 +217,11 @@ def read_json(path):
         the decoded value
 
     Raises:
-        CheckpointError: if the file is not valid JSON
+        CheckpointError: if the file cannot be read, or is not valid JSON
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists within lists within lists
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
 
 
@@ -231,15 +238,36 @@ def read_config(directory):
         a dict with the keys :data:`CONFIG_KEYS`
 
     Raises:
-        CheckpointError: naming the key that is missing
+        CheckpointError: naming the key that is missing, or whose value is not allowed
     """
     path = Path(directory) / "config.json"
     config = read_json(path)
-    for key in CONFIG_KEYS:
-        if not isinstance(config, dict) or key not in config:
-            raise CheckpointError(f"{path} lacks {key!r}: it is not the config.json of a checkpoint like {REPOSITORY}")
+    problem = find_config_problem(config)
+    if problem is not None:
+        raise CheckpointError(f"{path} {problem}: it is not the config.json of a checkpoint like {REPOSITORY}")
 
     return {key: config[key] for key in CONFIG_KEYS}
+
+
+def read_settings(path, schema):
+    """Reads one of a checkpoint's JSON files, and compares it with a schema.
+
+    Args:
+        path: the file
+        schema: one of :mod:`jina_v4.schema`
+
+    Returns:
+        the decoded dict
+
+    Raises:
+        CheckpointError: naming the key that is missing, or whose value is not allowed
+    """
+    settings = read_json(path)
+    problem = find_problem(settings, schema)
+    if problem is not None:
+        raise CheckpointError(f"{path} {problem}. It is damaged, or of another model: download it again")
+
+    return settings
 
 
 def weight_shards(directory):

@@ -17,9 +17,10 @@ import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from .arguments import check_integer
-from .checkpoint import CheckpointError, read_json
+from .checkpoint import CheckpointError, read_config, read_settings
 from .downloads import readable
 from .image_files import ImageError, check_area, open_image_file
+from .schema import IMAGES
 
 MAX_ASPECT_RATIO = 200
 
@@ -47,21 +48,37 @@ class ImageSettings:
 
         Returns:
             an :class:`ImageSettings`
+
+        Raises:
+            CheckpointError: naming the setting that is missing, not allowed or does not fit the network
         """
         path = Path(directory) / "preprocessor_config.json"
-        config = read_json(path)
-        try:
-            return cls(
-                patch_size=config["patch_size"],
-                merge_size=config["merge_size"],
-                temporal_patch_size=config["temporal_patch_size"],
-                min_pixels=config["min_pixels"],
-                max_pixels=config["max_pixels"],
-                mean=tuple(config["image_mean"]),
-                std=tuple(config["image_std"]),
-            )
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}. Delete it and download it again") from error
+        config = read_settings(path, IMAGES)
+        settings = cls(
+            patch_size=config["patch_size"],
+            merge_size=config["merge_size"],
+            temporal_patch_size=config["temporal_patch_size"],
+            min_pixels=config["min_pixels"],
+            max_pixels=config["max_pixels"],
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+        )
+        if settings.min_pixels > settings.max_pixels:
+            raise CheckpointError(f"{path} is damaged: 'min_pixels' is over 'max_pixels'. Download it again")
+
+        vision = read_config(directory)["vision_config"]
+        for name, of_network in (
+            ("patch_size", "patch_size"),
+            ("merge_size", "spatial_merge_size"),
+            ("temporal_patch_size", "temporal_patch_size"),
+        ):
+            if config[name] != vision[of_network]:
+                raise CheckpointError(
+                    f"{path} has {name!r} {config[name]}, but config.json has {of_network!r} {vision[of_network]}: the "
+                    "files do not belong together"
+                )
+
+        return settings
 
     @property
     def token_size(self):

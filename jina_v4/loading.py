@@ -23,10 +23,11 @@ from .checkpoint import (
     check_shapes,
     open_safetensors,
     read_config,
-    read_json,
+    read_settings,
     read_shapes,
     weight_shards,
 )
+from .schema import ADAPTER
 
 _PROJECTOR = "multi_vector_projector."
 
@@ -247,9 +248,17 @@ def add_adapters(network, directory, tasks, prefix=""):
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    settings = _read_adapter_config(directory)
+    settings = read_settings(Path(directory) / ADAPTER_CONFIG, ADAPTER)
     path = Path(directory) / ADAPTER_WEIGHTS
     found = read_shapes(path)
+    for key, shape in found.items():
+        # Before PEFT makes room for adapters of that rank.
+        if ".lora_A." in key and shape[:1] != (settings["r"],):
+            raise CheckpointError(
+                f"{path} holds {key!r} in shape {shape}, but {ADAPTER_CONFIG} has 'r' {settings['r']}: the files do "
+                "not belong together"
+            )
+
     expected_in_file = {}
 
     towers = network.base_model.model if isinstance(network, PeftModel) else network
@@ -304,13 +313,3 @@ def adapter_tasks(directory):
         raise CheckpointError(f"{path} holds no LoRA adapter of a task")
 
     return tasks
-
-
-def _read_adapter_config(directory):
-    path = Path(directory) / ADAPTER_CONFIG
-    settings = read_json(path)
-    for key in ("r", "lora_alpha", "target_modules"):
-        if not isinstance(settings, dict) or key not in settings:
-            raise CheckpointError(f"{path} lacks {key!r}: it is not the configuration of LoRA adapters")
-
-    return settings

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from jina_embeddings_v4.jina_v4.checkpoint import TRUSTED_FILES, WEIGHT_INDEX, CheckpointError, read_config, resolve
+from jina_embeddings_v4.jina_v4.images import ImageSettings
 
 SHARD = "model-00002-of-00002.safetensors"
 JSON_FILES = [name for name in TRUSTED_FILES if name.endswith(".json")]
@@ -113,3 +114,62 @@ def test_a_setting_that_config_json_lacks_is_named(copy, key):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=f"config.json lacks '{key}'"):
         read_config(copy)
+
+
+@pytest.mark.parametrize(
+    "keys, value, words",
+    [
+        (["text_config"], None, "'text_config'"),
+        (["text_config", "num_hidden_layers"], "3", "'text_config.num_hidden_layers' '3', expected an integer"),
+        (["text_config", "hidden_size"], True, "'text_config.hidden_size' True"),
+        (["text_config", "rms_norm_eps"], float("nan"), "'text_config.rms_norm_eps' nan, expected a number"),
+        (["text_config", "num_key_value_heads"], 3, "no multiple of num_key_value_heads"),
+        (["text_config", "use_sliding_window"], True, "'text_config.use_sliding_window' True, expected False"),
+        (["text_config", "hidden_act"], "gelu", "'text_config.hidden_act' 'gelu', expected 'silu'"),
+        (["text_config", "rope_scaling"], None, "text_config.rope_scaling"),
+        (["text_config", "rope_scaling", "mrope_section"], [2, 3, 4], r"mrope_section \[2, 3, 4\] does not sum up"),
+        (["vision_config", "fullatt_block_indexes"], [1, 31], "fullatt_block_indexes names a block beyond the 4"),
+        (["vision_config", "window_size"], 1, "window_size is no multiple"),
+        (["image_token_id"], 600, "image_token_id is beyond"),
+        (["task_names"], "retrieval", "'task_names' 'retrieval', expected a list"),
+        (["task_names"], ["a.b"], "'task_names'.*each item a name"),
+        (["matryoshka_dims"], [128, None], "'matryoshka_dims'.*an integer"),
+    ],
+)
+def test_a_setting_of_config_json_that_is_not_allowed_is_named(copy, keys, value, words):
+    set_value(copy / "config.json", keys, value)
+    with pytest.raises(CheckpointError, match=f"{copy / 'config.json'} .*{words}"):
+        read_config(copy)
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("image_mean", [0.5], "'image_mean'.*a list of 3 items"),
+        ("image_std", [0.5, 0, 0.5], "'image_std'.*each item a number"),
+        ("min_pixels", 10**9, "'min_pixels' is over 'max_pixels'"),
+        ("max_pixels", "602112", "'max_pixels' '602112', expected an integer"),
+        ("merge_size", 4, "'merge_size' 4, but config.json has 'spatial_merge_size' 2"),
+        ("temporal_patch_size", 1, "'temporal_patch_size' 1, but config.json"),
+    ],
+)
+def test_a_setting_of_the_images_that_is_not_allowed_is_named(copy, key, value, words):
+    set_value(copy / "preprocessor_config.json", [key], value)
+    with pytest.raises(CheckpointError, match=f"{copy / 'preprocessor_config.json'} .*{words}"):
+        ImageSettings.from_checkpoint(copy)
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_lists_within_lists_without_end_are_damage(copy, name):
+    (copy / name).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError) as error:
+        resolve(copy)
+    assert f"{copy / name} is not valid JSON" in str(error.value)
+
+
+def set_value(path, keys, value):
+    content = inner = json.loads(path.read_text())
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))

@@ -117,6 +117,18 @@ DAMAGES = {
         lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.pop("r")),
         [ADAPTER_CONFIG, "lacks 'r'"],
     ),
+    "an adapter_config.json with a rank of the wrong type": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(r="32")),
+        [ADAPTER_CONFIG, "'r' '32', expected an integer"],
+    ),
+    "an adapter_config.json of another kind of adapter": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(use_dora=True)),
+        [ADAPTER_CONFIG, "'use_dora' True"],
+    ),
+    "an adapter_config.json with a rank that would fill the memory": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(r=10**6)),
+        [ADAPTER_WEIGHTS, "in shape (32, ", ADAPTER_CONFIG.rpartition("/")[2], "1000000"],
+    ),
 }
 
 

@@ -1,0 +1,233 @@
+"""What the values in a checkpoint's JSON files must be: their types and ranges.
+
+A schema is a dict of keys to checks. A check is a function of a value that says what it expected in place of it, or
+returns ``None`` where the value is right. A key whose check is marked by :func:`optional` may be absent.
+"""
+
+import numbers
+import re
+
+
+def integer(minimum, maximum=10**12):
+    """An integer in a range."""
+
+    def check(value):
+        if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
+            return None
+        return f"an integer from {minimum} to {maximum}"
+
+    return check
+
+
+def number(minimum, maximum):
+    """A number in a range, which NaN is not."""
+
+    def check(value):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and minimum <= value <= maximum:
+            return None
+        return f"a number from {minimum} to {maximum}"
+
+    return check
+
+
+def list_of(item, length=None):
+    """A list that is not empty, of items that each pass a check, and, where ``length`` is given, of as many."""
+
+    def check(value):
+        if not isinstance(value, list) or not value or (length is not None and len(value) != length):
+            return f"a list of {length} items" if length else "a list that is not empty"
+        return next((f"a list, each item {problem}" for problem in map(item, value) if problem), None)
+
+    return check
+
+
+def one_of(*choices):
+    """One of a few values, of the same type."""
+
+    def check(value):
+        if any(type(value) is type(choice) and value == choice for choice in choices):
+            return None
+        return " or ".join(map(repr, choices))
+
+    return check
+
+
+def present(value):
+    """Anything."""
+    return None
+
+
+def name(value):
+    """A name of letters, digits, underscores and hyphens."""
+    return None if isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) else "a name"
+
+
+def optional(check):
+    """The same check, of a key that may be absent or ``null``."""
+
+    def check_if_given(value):
+        return None if value is None else check(value)
+
+    check_if_given.is_optional = True
+    return check_if_given
+
+
+def find_problem(values, schema, where=""):
+    """Compares a JSON object with a schema.
+
+    Args:
+        values: the decoded JSON
+        schema: a dict of keys to checks, or to further such dicts
+        where (""): what stands before the keys in the message
+
+    Returns:
+        what to say of the file: the key, its value and what was expected; or ``None`` if all is right
+    """
+    if not isinstance(values, dict):
+        return f"has {_show(values)} {'for ' + repr(where[:-1]) if where else 'in it'}, expected an object"
+
+    for key, check in schema.items():
+        if key not in values:
+            if not getattr(check, "is_optional", False):
+                return f"lacks {where + key!r}"
+        elif isinstance(check, dict):
+            problem = find_problem(values[key], check, f"{where}{key}.")
+            if problem:
+                return problem
+        elif expected := check(values[key]):
+            return f"has {where + key!r} {_show(values[key])}, expected {expected}"
+    return None
+
+
+def _show(value):
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists within lists
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_SIZE = integer(1, 10**9)
+
+# What describes the network.
+CONFIG = {
+    "text_config": {
+        "hidden_size": _SIZE,
+        "intermediate_size": _SIZE,
+        "num_hidden_layers": _SIZE,
+        "num_attention_heads": _SIZE,
+        "num_key_value_heads": _SIZE,
+        "vocab_size": _SIZE,
+        "rms_norm_eps": number(1e-12, 0.01),
+        "hidden_act": optional(one_of("silu")),
+        "use_sliding_window": optional(one_of(False)),
+    },
+    "vision_config": {
+        "depth": _SIZE,
+        "hidden_size": _SIZE,
+        "intermediate_size": _SIZE,
+        "num_heads": _SIZE,
+        "out_hidden_size": _SIZE,
+        "patch_size": integer(1, 1024),
+        "spatial_merge_size": integer(1, 64),
+        "temporal_patch_size": integer(1, 64),
+        "window_size": integer(1, 10**6),
+        "fullatt_block_indexes": list_of(integer(0)),
+        "hidden_act": optional(one_of("silu")),
+    },
+    "image_token_id": integer(0),
+    "video_token_id": integer(0),
+    "task_names": list_of(name),
+    "matryoshka_dims": list_of(integer(1)),
+    "multi_vector_projector_dim": _SIZE,
+}
+
+# How positions turn vectors. In ``text_config``, it has this layout since transformers 5, and an older one before.
+ROPE = {
+    "rope_theta": number(1, 1e12),
+    "mrope_section": list_of(integer(1, 10**6), length=3),
+    "rope_type": optional(one_of("default", "mrope")),
+    "type": optional(one_of("default", "mrope")),
+}
+
+_EMPTY = one_of({}, [], False, "none")
+
+ADAPTER = {
+    "r": integer(1, 10**6),
+    "lora_alpha": number(1e-6, 1e9),
+    "target_modules": present,
+    "use_rslora": optional(one_of(True, False)),
+    # What would make of the same tensors another adapter.
+    "peft_type": optional(one_of("LORA")),
+    "bias": optional(_EMPTY),
+    "use_dora": optional(_EMPTY),
+    "lora_bias": optional(_EMPTY),
+    "alpha_pattern": optional(_EMPTY),
+    "rank_pattern": optional(_EMPTY),
+    "layers_to_transform": optional(_EMPTY),
+    "layer_replication": optional(_EMPTY),
+    "modules_to_save": optional(_EMPTY),
+}
+
+IMAGES = {
+    "patch_size": integer(1, 1024),
+    "merge_size": integer(1, 64),
+    "temporal_patch_size": integer(1, 64),
+    "min_pixels": integer(1),
+    "max_pixels": integer(1),
+    "image_mean": list_of(number(-10, 10), length=3),
+    "image_std": list_of(number(1e-6, 10), length=3),
+}
+
+
+def find_config_problem(config):
+    """Checks the decoded ``config.json``, each value and then how they fit together.
+
+    Returns:
+        what to say of the file, or ``None`` if all is right
+    """
+    problem = find_problem(config, CONFIG)
+    if problem is None:
+        problem = find_problem(rope_parameters(config["text_config"]), ROPE, "text_config.rope_scaling.")
+    if problem is not None:
+        return problem
+
+    text, vision = config["text_config"], config["vision_config"]
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    token_size = vision["patch_size"] * vision["spatial_merge_size"]
+    section = rope_parameters(text)["mrope_section"]
+    fits = {
+        "text_config.hidden_size is no multiple of num_attention_heads": head_dim * text["num_attention_heads"]
+        == text["hidden_size"],
+        "text_config.num_attention_heads is no multiple of num_key_value_heads": text["num_attention_heads"]
+        % text["num_key_value_heads"]
+        == 0,
+        f"text_config's mrope_section {section} does not sum up to half of a head's {head_dim} dimensions": 2
+        * sum(section)
+        == head_dim,
+        "vision_config.hidden_size is no multiple of 4 times num_heads": vision["hidden_size"]
+        % (4 * vision["num_heads"])
+        == 0,
+        "vision_config.out_hidden_size is not text_config.hidden_size": vision["out_hidden_size"]
+        == text["hidden_size"],
+        f"vision_config.window_size is no multiple of a visual token's {token_size} pixels": vision["window_size"]
+        % token_size
+        == 0,
+        f"vision_config.fullatt_block_indexes names a block beyond the {vision['depth']} that there are": max(
+            vision["fullatt_block_indexes"]
+        )
+        < vision["depth"],
+        "image_token_id is beyond text_config.vocab_size": config["image_token_id"] < text["vocab_size"],
+        "task_names names a task twice": len(set(config["task_names"])) == len(config["task_names"]),
+    }
+    return next((f"contradicts itself: {problem}" for problem, is_right in fits.items() if not is_right), None)
+
+
+def rope_parameters(text_config):
+    """Returns the rotary settings of a ``text_config`` of either layout, as one dict."""
+    settings = text_config.get("rope_parameters") or text_config.get("rope_scaling")
+    if not isinstance(settings, dict):
+        return settings
+
+    theta = {"rope_theta": text_config["rope_theta"]} if "rope_theta" in text_config else {}
+    return theta | settings
