@@ -5,6 +5,8 @@ an exception, because FiftyOne gives up a whole batch for one exception.
 """
 
 import itertools
+import os
+import sys
 from dataclasses import dataclass
 
 import fiftyone.utils.torch as fout
@@ -14,6 +16,10 @@ import torch
 from .call_context import fiftyone_argument
 from .jina_v4.image_files import check_dataset_path
 from .jina_v4.images import ImageBatch, ImageError, describe, resize_image
+
+# A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
+# what it is sent by name, along the ``sys.path`` that it inherits: while workers start, this folder is on it.
+_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The function of FiftyOne that crops patches.
 _READ_PATCHES = ("fiftyone.utils.torch.TorchImagePatchesDataset.__getitem__",)
@@ -100,9 +106,28 @@ def load_images(model, samples, batch_size=None, num_workers=None, skip_failures
         collate_fn=model.collate_fn,
         worker_init_fn=fout.FiftyOneTorchDataset.worker_init,
     )
-    # Workers start here, and import what they are sent. What runs later, between two lists, is the caller's.
-    with model:
+    return start_workers(loader)
+
+
+def start_workers(loader):
+    """Returns a data loader's iterator. Its workers start here, and import what they are sent."""
+    extend_path()
+    try:
         return iter(loader)
+    finally:
+        restore_path()
+
+
+def extend_path():
+    """Puts the source's folder on the path, until :func:`restore_path`."""
+    sys.path.append(_SOURCE_FOLDER)
+
+
+def restore_path():
+    """Undoes :func:`extend_path`."""
+    if _SOURCE_FOLDER in sys.path:
+        # The last of them, since a person may have it there, too.
+        del sys.path[-1 - sys.path[::-1].index(_SOURCE_FOLDER)]
 
 
 def load_with_samples(model, samples, fields, batch_size=None, num_workers=None, skip_failures=True, progress=None):

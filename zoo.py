@@ -1,8 +1,6 @@
 """Jina Embeddings v4 as a FiftyOne model: embeddings, prompts and zero-shot classification."""
 
 import logging
-import os
-import sys
 
 import fiftyone.core.models as fom
 import fiftyone.utils.torch as fout
@@ -17,7 +15,9 @@ from .batches import (
     ImageLoader,
     PatchTransform,
     StackedRow,
+    extend_path,
     load_or_fail,
+    restore_path,
 )
 from .call_context import fiftyone_argument
 from .config import LOADING_ONLY, Setting, check_filter, unknown
@@ -34,10 +34,6 @@ from .task_embeddings import compute_task_embeddings
 _APPLY = ("fiftyone.core.models.apply_model",)
 _OF_PATCHES = ("fiftyone.core.models.compute_patch_embeddings",)
 _EMBED = ("fiftyone.core.models.compute_embeddings", *_OF_PATCHES)
-
-# A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
-# what it is sent by name, along the ``sys.path`` that it inherits: for the length of a call, this folder is on it.
-_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Images that are loaded at a time.
 _BATCH = 64
@@ -118,14 +114,12 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             self._require_classes()
 
         self._leave_cache()
-        sys.path.append(_SOURCE_FOLDER)
+        extend_path()
         return super().__enter__()
 
     def __exit__(self, *args):
         super().__exit__(*args)
-        if _SOURCE_FOLDER in sys.path:
-            # The last of them, since a person may have it there, too.
-            del sys.path[-1 - sys.path[::-1].index(_SOURCE_FOLDER)]
+        restore_path()
 
     def _leave_cache(self):
         """Leaves FiftyOne's cache of loaded models, as soon as this one is used or changed.

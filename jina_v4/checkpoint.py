@@ -54,6 +54,9 @@ TRUSTED_FILES = (
     *ADAPTER_FILES,
 )
 
+# What weights are stored as. Integers would be loaded as if they were the weights themselves.
+_DTYPES = ("F64", "F32", "F16", "BF16")
+
 # Seconds in which the hub must have answered that it is there.
 _HUB_TIMEOUT = 8
 
@@ -330,10 +333,19 @@ def read_shapes(path):
         a dict that maps tensor names to shape tuples
 
     Raises:
-        CheckpointError: if the file is truncated or is no safetensors file
+        CheckpointError: if the file is truncated or is no safetensors file, or a tensor holds no floats
     """
+    shapes = {}
     with open_safetensors(path) as tensors:
-        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+        for key in tensors.keys():
+            tensor = tensors.get_slice(key)
+            if tensor.get_dtype() not in _DTYPES:
+                raise CheckpointError(
+                    f"{path} holds {key!r} as {tensor.get_dtype()}, expected one of {', '.join(_DTYPES)}: it is "
+                    "quantised or damaged. Take the checkpoint as its authors published it"
+                )
+            shapes[key] = tuple(tensor.get_shape())
+    return shapes
 
 
 def check_shapes(found, expected, source):

@@ -257,6 +257,11 @@ class Encoder:
             collect(*under_way)
 
         if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
+            if self.dtype == torch.float32:
+                raise FloatingPointError(
+                    f"The model gives values that are not finite in float32: the weights in {self.directory} are "
+                    "damaged. Download them again"
+                )
             raise FloatingPointError(
                 f"The model overflowed in {self.dtype}. Load it with precision='float32', or 'bfloat16' where "
                 "the GPU has it"

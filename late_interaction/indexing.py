@@ -8,7 +8,7 @@ import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
 import torch
 
-from ..batches import FailedImage, load_images
+from ..batches import FailedImage, load_images, start_workers
 from ..jina_v4.encoder import Embeddings
 from .token_pooling import pool_tokens
 
@@ -102,9 +102,7 @@ def _patches(model, views, patches_field, batch_size, num_workers, skip_failures
             # A worker that is spawned can import it.
             collate_fn=operator.itemgetter(0),
         )
-        with model:
-            loaded = iter(loader)
-        for patches, sample_id, label_ids in zip(loaded, *_patch_ids(view, patches_field), strict=True):
+        for patches, sample_id, label_ids in zip(start_workers(loader), *_patch_ids(view, patches_field), strict=True):
             if isinstance(patches, Exception):
                 patches = [FailedImage(f"the patches of sample {sample_id}: {patches}")] * len(label_ids)
             images += patches or []

@@ -525,7 +525,11 @@ def test_a_lack_of_memory_in_a_worker_costs_one_image(model, dataset, monkeypatc
 def test_what_a_caller_does_between_two_batches_is_in_the_callers_state(model, dataset):
     from jina_embeddings_v4.batches import load_with_samples
 
+    # Also within the model's own call, as where FiftyOne asks for an index.
+    with model:
+        next(load_with_samples(model, dataset, [], batch_size=4, num_workers=0))
     path = list(sys.path)
+    assert torch.is_grad_enabled()
     for _ in load_with_samples(model, dataset, [], batch_size=4, num_workers=0):
         assert torch.is_grad_enabled() and sys.path == path
 

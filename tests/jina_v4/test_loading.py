@@ -309,3 +309,23 @@ def test_the_weights_go_when_the_last_instance_goes(copy):
 def test_the_precision_is_that_of_every_weight(copy):
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         assert {weight.dtype for weight in load(copy, precision=precision).backbone.parameters()} == {dtype}
+
+
+def test_weights_that_are_stored_as_integers_are_refused(copy):
+    shard = copy / "model-00002-of-00002.safetensors"
+
+    def quantise(tensors):
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+
+    edit_tensors(shard, quantise)
+    with pytest.raises(CheckpointError, match="holds 'model.norm.weight' as I8, expected one of F64, F32") as error:
+        load(copy)
+    assert str(shard) in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_told_as_such(copy):
+    edit_tensors(
+        copy / "model-00002-of-00002.safetensors", lambda tensors: tensors["model.norm.weight"].fill_(torch.nan)
+    )
+    with pytest.raises(FloatingPointError, match="not finite in float32: the weights in .* are damaged"):
+        load(copy).encode_texts(["a text"])
