@@ -54,8 +54,8 @@ def load_or_fail(source, settings, max_pixels):
         return resize_image(source, settings, max_pixels)
     except ImageError as error:
         return FailedImage(str(error))
-    # Of torch, which says so when memory does not suffice, too.
-    except (MemoryError, RuntimeError) as error:
+    # Any other, too: FiftyOne would give up the batch, and return what stands for failures in others as it is.
+    except Exception as error:
         return FailedImage(f"{describe(source)}: {type(error).__name__}: {error}")
 
 

@@ -57,7 +57,8 @@ def _check_widths(model, samples, fields):
         if not samples.has_field(field):
             continue
 
-        first = samples.exists(field).limit(1).values(field)
+        # Of the whole dataset, on which an index lives, not of the view's samples alone.
+        first = samples._dataset.exists(field).limit(1).values(field)
         if first and len(first[0]) != width:
             raise ValueError(
                 f"Field {field!r} holds vectors of {len(first[0])} dimensions, and the model now gives {width}: set "

@@ -207,8 +207,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         images = _as_list(images)
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)] or [[]]
-        self._last_embeddings = np.concatenate([self.embed_all(batch) for batch in batches])
-        return self._last_embeddings
+        # A local, since another thread may embed meanwhile.
+        vectors = self._last_embeddings = np.concatenate([self.embed_all(batch) for batch in batches])
+        return vectors
 
     def embed_all(self, images):
         """Embeds a batch of images for FiftyOne, as :meth:`embed_images` does.
