@@ -327,5 +327,5 @@ def test_weights_that_are_not_finite_are_told_as_such(copy):
     edit_tensors(
         copy / "model-00002-of-00002.safetensors", lambda tensors: tensors["model.norm.weight"].fill_(torch.nan)
     )
-    with pytest.raises(FloatingPointError, match="not finite in float32: the weights in .* are damaged"):
+    with pytest.raises(FloatingPointError, match="overflowed in float32: the weights in .* are damaged"):
         load(copy).encode_texts(["a text"])
