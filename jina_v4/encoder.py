@@ -259,8 +259,8 @@ class Encoder:
         if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
             if self.dtype == torch.float32:
                 raise FloatingPointError(
-                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and hold values that "
-                    "are not finite or far too large. Download them again"
+                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and hold values "
+                    "that are not finite or far too large. Download them again"
                 )
             raise FloatingPointError(
                 f"The model overflowed in {self.dtype}. Load it with precision='float32', or 'bfloat16' where "
