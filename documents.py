@@ -87,6 +87,7 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
         raise NotADirectoryError(f"There is no folder {folder}")
 
     check_integer("pixels", pixels, 1)
+    check_integer("seconds", seconds, 1)
     name = name or folder.name
     pages_root = Path(pages_dir or Path(fo.config.default_dataset_dir, "pages")).expanduser().resolve()
     pages_dir = pages_root / fou.to_slug(name)

@@ -5,6 +5,7 @@ process is started anew for the next. It starts in a tenth of a second, since it
 writes the pictures itself, so that no pixels cross between the two.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -116,7 +117,9 @@ class PdfRenderer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            # What could not be written before is tried again here.
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process = None
 

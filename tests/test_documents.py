@@ -502,6 +502,9 @@ def test_wrong_arguments_are_named(load, folder, tmp_path):
         load(folder=tmp_path / "no-such-folder")
     with pytest.raises(ValueError, match="pixels"):
         load(pixels=0)
+    for seconds in (0, -1, "5", None, float("nan")):
+        with pytest.raises(ValueError, match="seconds"):
+            load(seconds=seconds)
     assert not fo.dataset_exists("test-documents")
 
 
@@ -580,6 +583,17 @@ def test_a_pdf_that_claims_a_million_pages_is_given_up(load, folder):
     assert pages_of(dataset)[-1] == ("b.pdf", 1)
     skipped = dataset.info["skipped"]
     assert len(skipped) <= 101 and "100 pages in a row cannot be read" in skipped[-1]["reason"]
+
+
+def test_a_rendering_process_that_was_killed_while_idle_costs_one_page(folder, tmp_path):
+    write_pdf(folder / "a.pdf", [Page("1"), Page("2")])
+    with PdfRenderer(30) as renderer:
+        renderer.count(folder / "a.pdf")
+        renderer._process.kill()
+        renderer._process.wait()
+        with pytest.raises(ValueError, match="memory, or PDFium fails"):
+            renderer.render(folder / "a.pdf", 0, 10_000, tmp_path / "1.jpg")
+        assert renderer.render(folder / "a.pdf", 1, 10_000, tmp_path / "2.jpg") == "2"
 
 
 def test_the_rendering_process_ends_with_its_parent(folder, tmp_path):
