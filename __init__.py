@@ -10,7 +10,7 @@ from .call_context import fiftyone_argument
 
 __version__ = "0.1.0"
 
-# The module whose running functions say what the call being served was asked to do.
+# The function whose variables say what the call being served was asked to do.
 _LOAD = ("fiftyone.zoo.models.load_zoo_model",)
 
 PACKAGE = "jina_embeddings_v4"

@@ -28,14 +28,13 @@ mteb is no requirement of this project. Nothing else imports it, and nothing her
 a checkpoint that is named and not there yet.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..jina_v4.arguments import check_choice
-from ..jina_v4.checkpoint import REPOSITORY
+from ..jina_v4.checkpoint import REPOSITORY, fingerprint
 from ..jina_v4.encoder import Encoder
 from ..jina_v4.images import ImageError, resize_image
 from ..jina_v4.pooling import unit
@@ -252,7 +251,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         # What mteb knows of the original, such as what data it was trained on, holds for the original alone.
         known = ModelMeta.create_empty()
         if encoder.adapter is not None:
-            revision += f"+{Path(encoder.adapter).name}-{_fingerprint(encoder.adapter)}"
+            revision += f"+{Path(encoder.adapter).name}-{fingerprint(encoder.adapter)}"
         elif name == REPOSITORY:
             known = mteb.get_model_meta(REPOSITORY)
 
@@ -299,16 +298,7 @@ def _identity(directory):
     if repository.startswith("models--"):  # the Hugging Face cache
         return repository.removeprefix("models--").replace("--", "/", 1), commit
 
-    return f"local/{directory.name}", _fingerprint(directory)
-
-
-def _fingerprint(directory):
-    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(directory).rglob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(str(path.relative_to(directory)).encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+    return f"local/{directory.name}", fingerprint(directory)
 
 
 def _rows(inputs, name, progress):

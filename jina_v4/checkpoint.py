@@ -7,13 +7,14 @@ files are ever fetched or read: whatever else the repository holds, Python and p
 Nothing here needs torch; the weights are looked at only through their safetensors headers.
 """
 
+import hashlib
 import json
 import logging
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .schema import find_config_problem, find_problem
+from .schema import CONFIG, find_config_problem, find_problem
 
 REPOSITORY = "jinaai/jina-embeddings-v4"
 REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
@@ -28,16 +29,6 @@ REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.j
 
 # The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
 TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-
-CONFIG_KEYS = (
-    "text_config",
-    "vision_config",
-    "image_token_id",
-    "video_token_id",
-    "task_names",
-    "matryoshka_dims",
-    "multi_vector_projector_dim",
-)
 
 # Names, not suffixes: a file that this list does not foresee is a file that nothing here reads.
 TRUSTED_FILES = (
@@ -224,7 +215,9 @@ def read_json(path):
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last of lists within lists within lists
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
 
 
@@ -238,7 +231,7 @@ def read_config(directory):
         directory: the checkpoint's directory
 
     Returns:
-        a dict with the keys :data:`CONFIG_KEYS`
+        a dict with the keys of :data:`jina_v4.schema.CONFIG`
 
     Raises:
         CheckpointError: naming the key that is missing, or whose value is not allowed
@@ -249,7 +242,7 @@ def read_config(directory):
     if problem is not None:
         raise CheckpointError(f"{path} {problem}: it is not the config.json of a checkpoint like {REPOSITORY}")
 
-    return {key: config[key] for key in CONFIG_KEYS}
+    return {key: config[key] for key in CONFIG}
 
 
 def read_settings(path, schema):
@@ -271,6 +264,18 @@ def read_settings(path, schema):
         raise CheckpointError(f"{path} {problem}. It is damaged, or of another model: download it again")
 
     return settings
+
+
+def fingerprint(directory):
+    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same.
+
+    All of them are read, which takes some seconds for gigabytes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(directory).rglob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(str(path.relative_to(directory)).encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def weight_shards(directory):

@@ -1,6 +1,5 @@
 """Where to compute and in which type, and tensors on their way there and back."""
 
-import contextlib
 import os
 import threading
 
@@ -93,7 +92,7 @@ def residual_dtype(dtype):
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-class _ExactFloat32(contextlib.ContextDecorator):
+class _ExactFloat32:
     """While any thread is in it, products of float32 are of float32.
 
     A person may allow others to round to TF32 or bfloat16, as by ``torch.set_float32_matmul_precision("high")``. The

@@ -47,14 +47,20 @@ def _packs(dtype):
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
 
-        return _is_right("oneDNN's prepacked product", packed_product, dtype)
+        return _is_right(
+            "oneDNN's prepacked product", lambda inputs, weight, bias: packed_linear(inputs, pack(weight), bias), dtype
+        )
     except Exception as error:
         return _is_absent("oneDNN's prepacked product", error)
 
 
-def packed_product(inputs, weight, bias=None):
-    """Multiplies by prepacked weights, as :class:`jina_v4.linear.PackedLinear` does."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+def pack(weight):
+    """Lays weights ``(outputs, inputs)`` out in the order in which oneDNN's kernels for this CPU read them."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+
+def packed_linear(inputs, packed, bias=None):
+    """Computes a linear layer whose weights :func:`pack` laid out."""
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import linear
 
-from .kernels import int8_product, packs
+from .kernels import int8_product, pack, packed_linear, packs
 
 # Tokens at a time, so that what is on the way from one step to the next stays in the cache.
 _ROWS = 1024
@@ -45,10 +45,10 @@ class PackedLinear:
     """
 
     def __init__(self, weight, bias=None):
-        self._weight, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+        self._weight, self._bias = pack(weight), bias
 
     def __call__(self, inputs):
-        return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, "none", [], "")
+        return packed_linear(inputs, self._weight, self._bias)
 
 
 class Int8Linear:

@@ -27,7 +27,7 @@ from .vector_files import DTYPES
 BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
 
-# The module whose running function says what compute_similarity() was asked to do.
+# The function whose variables say what it was asked to do.
 _BRAIN = ("fiftyone.brain.similarity.compute_similarity",)
 
 # What may differ between the call that made an index and one that goes on with it.

@@ -56,7 +56,6 @@ def train_adapter(
         steps: the number of batches
         learning_rate (1e-3): its peak
         save_memory (False): whether to compute what a layer does again for its gradients, in place of keeping it
-
         identity (None): what else decides the outcome, see :class:`training.loop.Loop`
 
     Returns:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ..jina_v4.arguments import check_choice
-from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, read_config, resolve
+from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
 from ..jina_v4.devices import resolve_device, resolve_dtype
 from ..jina_v4.image_files import check_dataset_path
 from ..jina_v4.images import ImageBatch, ImageError, resize_image
@@ -111,8 +111,8 @@ def finetune(
         learning_rate,
         save_memory=True,
         identity={
-            "checkpoint": _digest(*(file.read_bytes() for file in sorted(directory.glob("*.json")))),
-            "texts, images and negatives": _digest(json.dumps([pairs, sorted(paths.items())]).encode()),
+            "checkpoint": fingerprint(directory),
+            "texts, images and negatives": hashlib.sha256(json.dumps([pairs, paths]).encode()).hexdigest()[:12],
             "batch_size": batch_size,
             "max_pixels": max_pixels,
             "precision": precision,
@@ -120,14 +120,6 @@ def finetune(
         },
     )
     write_adapters(output, read_adapter_config(directory / ADAPTERS), {task: tensors})
-
-
-def _digest(*contents):
-    """Tells contents apart, in a few letters that a message can show."""
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()[:12]
 
 
 def _read_pairs(samples, text_field, negatives_field):

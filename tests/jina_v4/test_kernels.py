@@ -66,7 +66,8 @@ def test_a_packed_product_that_is_absent_or_wrong_is_not_used(monkeypatch, caplo
             raise AttributeError("no such operator")
         return linear(inputs, weight, bias) + 1e-2
 
-    monkeypatch.setattr(kernels, "packed_product", product)
+    monkeypatch.setattr(kernels, "pack", lambda weight: weight)
+    monkeypatch.setattr(kernels, "packed_linear", product)
     monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert isinstance(make_linear(torch.randn(4, 4)), PlainLinear)
