@@ -1,10 +1,10 @@
 """The ways in which the same weights are run elsewhere, written out plainly, to compare with."""
 
 import torch
-from jina_embeddings_v4.jina_v4.attention import rotate
+from jina_embeddings_v4.jina_v4.elementwise import rotate
 from jina_embeddings_v4.jina_v4.images import patchify, resize_image
 from jina_embeddings_v4.jina_v4.pooling import multi_vectors, single_vectors
-from jina_embeddings_v4.jina_v4.vision import angles, lay_out
+from jina_embeddings_v4.jina_v4.vision import lay_out
 from jina_embeddings_v4.training.forward import embed, visual_tokens
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
@@ -66,15 +66,15 @@ def _vision_under_masks(tower, pixels, settings):
     patches = patchify(pixels.to(tower.device), settings)
     grid = tuple(side // settings.patch_size for side in pixels.shape[1:])
     merge = settings.merge_size
-    layout = lay_out([grid], merge, tower.window_size // merge // tower.patch_size, tower.device)
-    cos, sin = angles(layout, tower.config.hidden_size // tower.config.num_heads)
+    head_dim = tower.config.hidden_size // tower.config.num_heads
+    layout = lay_out([grid], merge, tower.window_size // merge // tower.patch_size, head_dim, tower.device)
     masks = {packing: _same_sequence(packing, tower.device) for packing in (layout.windows, layout.images)}
 
     hidden_states = tower.patch_embed(patches).unflatten(0, (-1, merge**2))[layout.order].flatten(0, 1)
     for number, block in enumerate(tower.blocks):
         mask = masks[layout.images if number in tower.fullatt_block_indexes else layout.windows]
         vectors = block.attn.qkv(block.norm1(hidden_states)).unflatten(-1, (3, block.attn.num_heads, -1))
-        query, key = (rotate(vectors[:, i], cos, sin) for i in (0, 1))
+        query, key = (rotate(vectors[:, i], layout.cos, layout.sin) for i in (0, 1))
         query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, vectors[:, 2]))
         attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         hidden_states = hidden_states + block.attn.proj(attended.transpose(0, 1).flatten(1))

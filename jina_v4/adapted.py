@@ -4,6 +4,8 @@ An adapter adds ``B(A(x))`` to ``W(x)``, where ``A`` and ``B`` have few dimensio
 weights ``W`` themselves, so nothing drifts, however often the adapter is switched.
 """
 
+import weakref
+
 import torch
 from torch.nn.functional import linear
 
@@ -23,6 +25,7 @@ class AdaptedLinear:
 
     def __init__(self, module, names, int8=False):
         self._module, self._names = module, names
+        self._prepared = weakref.WeakKeyDictionary()
         bases = [getattr(layer, "base_layer", layer) for layer in self._layers()]
         self.inputs, self._outputs = bases[0].in_features, [base.out_features for base in bases]
         self._dtype = torch.float32 if int8 else bases[0].weight.dtype
@@ -45,15 +48,38 @@ class AdaptedLinear:
 
     def _factors(self, adapter):
         """The layers' ``A``, one above the other, and their scaled ``B``, in blocks along a diagonal."""
-        inner, outer = [], []
-        for layer, outputs in zip(self._layers(), self._outputs, strict=True):
-            if adapter in getattr(layer, "lora_A", {}):
-                inner.append(layer.lora_A[adapter].weight.data)
-                outer.append(layer.lora_B[adapter].weight.data * layer.scaling[adapter])
-            else:
-                inner.append(torch.empty(0, self.inputs, device=self._device))
-                outer.append(torch.empty(outputs, 0, device=self._device))
-        return torch.cat(inner).to(self._dtype), torch.block_diag(*outer).to(self._dtype)
+        adapted = [layer for layer in self._layers() if adapter in getattr(layer, "lora_A", {})]
+        if not adapted:
+            return self._new_factors(adapter)
+
+        # As long as PEFT has the adapter.
+        key = adapted[0].lora_A[adapter]
+        if key not in self._prepared:
+            self._prepared[key] = self._new_factors(adapter)
+        return self._prepared[key]
+
+    def _new_factors(self, adapter):
+        adapted = [adapter in getattr(layer, "lora_A", {}) for layer in self._layers()]
+        ranks = [len(layer.lora_A[adapter].weight) if has else 0 for layer, has in zip(self._layers(), adapted)]
+        rank = self._room_for(sum(ranks))
+        inner = torch.zeros(rank, self.inputs, dtype=self._dtype, device=self._device)
+        outer = torch.zeros(sum(self._outputs), rank, dtype=self._dtype, device=self._device)
+        row = column = 0
+        for layer, has, rank, outputs in zip(self._layers(), adapted, ranks, self._outputs, strict=True):
+            if has:
+                a, b = inner[column : column + rank], outer[row : row + outputs, column : column + rank]
+                a.copy_(layer.lora_A[adapter].weight.data)
+                torch.mul(layer.lora_B[adapter].weight.data, layer.scaling[adapter], out=b)
+                # Held once.
+                layer.lora_A[adapter].weight.data = a
+                if layer.scaling[adapter] == 1:
+                    layer.lora_B[adapter].weight.data = b
+            row, column = row + outputs, column + rank
+        return inner, outer
+
+    def _room_for(self, rank):
+        """How many dimensions the adapter has in between here, of which it fills ``rank``."""
+        return rank
 
     def room(self, tokens):
         """Returns an empty tensor for :meth:`__call__`, whose first :attr:`inputs` columns the caller fills."""
@@ -97,15 +123,15 @@ class FusedAdaptedLinear(AdaptedLinear):
         wider[:, : self.inputs] = self._weight[:, : self.inputs]
         self._weight = wider
 
-    def use(self, adapter):
-        inner, outer = self._factors(adapter)
-        if self.inputs + len(inner) > self._weight.shape[1]:
-            self._widen(len(inner))
+    def _room_for(self, rank):
+        if self.inputs + rank > self._weight.shape[1]:
+            self._widen(rank)
+            self._prepared.clear()
+        return self._weight.shape[1] - self.inputs
 
-        self._inner = inner.new_zeros(self._weight.shape[1] - self.inputs, self.inputs)
-        self._inner[: len(inner)] = inner
-        self._weight[:, self.inputs :] = 0
-        self._weight[:, self.inputs : self.inputs + len(inner)] = outer
+    def use(self, adapter):
+        super().use(adapter)
+        self._weight[:, self.inputs :] = self._outer
 
     def room(self, tokens):
         return self._weight.new_empty(tokens, self._weight.shape[1])

@@ -5,13 +5,17 @@ through one call of PyTorch's attention, so that an image's windows, which are n
 """
 
 import functools
+import inspect
 import itertools
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from .devices import to_device
-from .kernels import plain_only
+from .elementwise import rotate
+from .kernels import fuses, plain_only
+
+_HALF = (torch.bfloat16, torch.float16)
 
 # The scores that Metal can hold in one buffer. From 4 GiB on it ends the process.
 _SCORE_BYTES = {"mps": 2**31}
@@ -44,6 +48,33 @@ class Packing:
             start += count * length
 
 
+def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False):
+    """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
+
+    Args:
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, of keys and of values. It
+            may be overwritten
+        key_heads: the number of heads of keys, and of values
+        cos: a tensor ``(tokens, head_dim / 2)``, see :func:`jina_v4.elementwise.rotate`
+        sin: a tensor like ``cos``
+        packing: the :class:`Packing`
+        is_causal (False): whether a token sees only those before it and itself
+
+    Returns:
+        a tensor ``(tokens, heads * head_dim)``
+    """
+    heads = vectors.shape[1] - 2 * key_heads
+    if heads == key_heads and not is_causal and _has_window_kernel(vectors, packing):
+        from .triton_kernels import attend_in_windows
+
+        attended = torch.empty_like(vectors[:, :heads], memory_format=torch.contiguous_format).flatten(1)
+        attend_in_windows(vectors, cos, sin, packing.offsets, attended)
+        return attended
+
+    query, key = rotate(vectors[:, : heads + key_heads], cos, sin).split((heads, key_heads), dim=1)
+    return attend(query, key, vectors[:, heads + key_heads :], packing, is_causal)
+
+
 def attend(query, key, value, packing, is_causal=False):
     """Lets the tokens of each sequence attend to each other.
 
@@ -57,12 +88,12 @@ def attend(query, key, value, packing, is_causal=False):
     Returns:
         a tensor ``(tokens, heads * head_dim)``
     """
+    if _has_kernel(query):
+        return _attend_in_one_call(query, key, value, packing, is_causal).flatten(1)
+
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-
-    if _has_kernel(query):
-        return _attend_in_one_call(query, key, value, packing, is_causal).flatten(1)
 
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     for tokens, count in packing.runs():
@@ -109,9 +140,17 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
     return torch.cat(attended, dim=2)
 
 
+def _has_window_kernel(vectors, packing):
+    if vectors.dtype not in _HALF or not fuses(vectors.device):
+        return False
+
+    from .triton_kernels import LONGEST_WINDOW
+
+    return packing.longest <= LONGEST_WINDOW
+
+
 def _has_kernel(query):
-    is_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and is_half and not plain_only() and _has_flash_attention(query.device)
+    return query.is_cuda and query.dtype in _HALF and not plain_only() and _has_flash_attention(query.device)
 
 
 @functools.cache
@@ -122,35 +161,19 @@ def _has_flash_attention(device):
 def _attend_in_one_call(query, key, value, packing, is_causal):
     from torch.nn.attention.varlen import varlen_attn
 
+    longest = packing.longest
+    # A window that all of a sequence fits into. Without one, torch 2.14 goes to cuDNN on newer GPUs, which plans anew
+    # for each composition of a pack, and takes up to half a second for it.
+    window = (-1, 0) if is_causal else (longest, longest)
+    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _names_groups() else {}
     return varlen_attn(
-        query,
-        key,
-        value,
-        packing.offsets,
-        packing.offsets,
-        packing.longest,
-        packing.longest,
-        window_size=(-1, 0) if is_causal else (-1, -1),
+        query, key, value, packing.offsets, packing.offsets, longest, longest, window_size=window, **extra
     )
 
 
-def rotate(vectors, cos, sin):
-    """Turns the two halves of each head's vector into each other by an angle that tells its position (RoPE,
-    arXiv 2104.09864).
+@functools.cache
+def _names_groups():
+    """Whether torch wants to be told of heads that share keys, as it does from 2.14 on."""
+    from torch.nn.attention.varlen import varlen_attn
 
-    Args:
-        vectors: a tensor ``(tokens, ..., head_dim)``
-        cos: a tensor ``(tokens, head_dim / 2)``
-        sin: a tensor like ``cos``
-
-    Returns:
-        a tensor like ``vectors``
-    """
-    shape = (len(vectors), *(1,) * (vectors.ndim - 2), -1)
-    cos, sin = cos.view(shape), sin.view(shape)
-    exact = vectors.to(cos.dtype)
-    first, second = exact.chunk(2, dim=-1)
-    turned = torch.empty_like(exact, memory_format=torch.contiguous_format)
-    for half, one, other, sign in zip(turned.chunk(2, dim=-1), (first, second), (second, first), (-1, 1), strict=True):
-        torch.mul(one, cos, out=half).addcmul_(other, sin, value=sign)
-    return turned.to(vectors.dtype)
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

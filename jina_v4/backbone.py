@@ -13,7 +13,7 @@ from torch import nn
 
 from .attention import Packing
 from .decoder import Decoder
-from .devices import exact_float32, free_cache, residual_dtype, to_device
+from .devices import exact_float32, free_cache, join_on_device, residual_dtype, to_device
 from .images import patchify
 from .vision import VisionTower
 
@@ -112,14 +112,13 @@ class Backbone(nn.Module):
         """
         images = [tokens.image for tokens in batch]
         sizes = [image.pixels.shape for image in images]
-        # One copy for all.
-        pixels = to_device(torch.cat([image.pixels.flatten() for image in images]), self.device)
+        pixels = join_on_device([image.pixels for image in images], self.device)
         patches = [
             patchify(part.view(size), image_settings).to(self._vision_tower.dtype)
             for part, size in zip(pixels.split([size.numel() for size in sizes]), sizes, strict=True)
         ]
         grids = [tuple(side // image_settings.patch_size for side in size[1:]) for size in sizes]
-        with self._exact():
+        with self._exact(), torch.cuda.device_of(pixels):
             return self._vision_tower(torch.cat(patches), grids)
 
     @torch.inference_mode()
@@ -145,7 +144,7 @@ class Backbone(nn.Module):
             places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
             embedded.index_copy_(0, to_device(places, self.device), visual.to(embedded.dtype))
 
-        with self.lock, self._exact():
+        with self.lock, self._exact(), torch.cuda.device_of(embedded):
             self.use(adapter)
             return self._decoder(embedded, positions, packing)
 

@@ -1,10 +1,11 @@
 """Embedded tokens -> hidden states: the language model of Qwen2.5-VL over packed sequences, under one adapter."""
 
 import torch
-from torch.nn.functional import silu
 
 from .adapted import adapted_linear
-from .attention import attend, rotate
+from .attention import rotate_and_attend
+from .elementwise import Residual, silu_mul
+from .kernels import fuses
 
 
 class Decoder:
@@ -51,19 +52,22 @@ class Decoder:
             ``(tokens, 128)``
         """
         cos, sin = self._angles(positions)
+        residual = Residual(embedded)
         for layer in self._layers:
-            layer(embedded, cos, sin, packing)
+            layer(residual, cos, sin, packing)
 
-        hidden_states = self._norm(embedded)
+        hidden_states = residual.norm(self._norm)
         room = self._projector.room(len(hidden_states))
         room[:, : self._projector.inputs] = hidden_states
         return hidden_states, self._projector(room)
 
     def _angles(self, positions):
         """Each pair of dimensions turns by the position on one of the three axes (arXiv 2409.12191, section 2.1)."""
-        angles = positions[self._axes].T * self._rotary.inv_freq
+        angles = positions[self._axes].T.contiguous() * self._rotary.inv_freq
         scaling = self._rotary.attention_scaling
-        return (angles.cos() * scaling).to(self.dtype), (angles.sin() * scaling).to(self.dtype)
+        # Where they cost nothing, they are not rounded.
+        dtype = torch.float32 if fuses(angles.device) else self.dtype
+        return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
 
 
 class _Layer:
@@ -77,29 +81,27 @@ class _Layer:
         self._gate_up = adapted_linear(mlp, ["gate_proj", "up_proj"], int8)
         self._down = adapted_linear(mlp, ["down_proj"], int8)
         self._head_dim = attention.head_dim
-        self._heads = attention.config.num_attention_heads, attention.config.num_key_value_heads
+        self._key_heads = attention.config.num_key_value_heads
 
     def use(self, adapter):
         for linear in (self._query_key_value, self._output, self._gate_up, self._down):
             linear.use(adapter)
 
     def __call__(self, residual, cos, sin, packing):
-        """Adds what the layer has to say to the residual stream."""
-        heads, key_heads = self._heads
+        """Adds what the layer has to say to the :class:`jina_v4.elementwise.Residual`."""
         room = self._query_key_value.room(len(residual))
-        room[:, : self._query_key_value.inputs] = self._attention_norm(residual)
+        residual.norm(self._attention_norm, out=room[:, : self._query_key_value.inputs])
         vectors = self._query_key_value(room).unflatten(-1, (-1, self._head_dim))
-        turned = rotate(vectors[:, : heads + key_heads], cos, sin)
-        query, key = turned.split((heads, key_heads), dim=1)
-        value = vectors[:, heads + key_heads :]
 
         room = self._output.room(len(residual))
-        room[:, : self._output.inputs] = attend(query, key, value, packing, is_causal=True)
-        residual += self._output(room)
+        room[:, : self._output.inputs] = rotate_and_attend(
+            vectors, self._key_heads, cos, sin, packing, is_causal=True
+        )
+        residual.add(self._output(room))
 
         room = self._gate_up.room(len(residual))
-        room[:, : self._gate_up.inputs] = self._mlp_norm(residual)
-        gate, up = self._gate_up(room).chunk(2, dim=-1)
+        residual.norm(self._mlp_norm, out=room[:, : self._gate_up.inputs])
+        gate_up = self._gate_up(room)
         room = self._down.room(len(residual))
-        torch.mul(silu(gate, inplace=True), up, out=room[:, : self._down.inputs])
-        residual += self._down(room)
+        silu_mul(gate_up, out=room[:, : self._down.inputs])
+        residual.add(self._down(room))

@@ -14,7 +14,7 @@ import os
 import platform
 
 import torch
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 PLAIN = "JINA_V4_PLAIN_KERNELS"
 
@@ -62,6 +62,81 @@ def pack(weight):
 def packed_linear(inputs, packed, bias=None):
     """Computes a linear layer whose weights :func:`pack` laid out."""
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+
+
+def fuses(device):
+    """Whether :mod:`jina_v4.triton_kernels` are there and right on a device, which is a GPU.
+
+    Triton compiles them when they are first called, for which it needs a C compiler.
+
+    Args:
+        device: a :class:`torch.device`
+    """
+    return device.type == "cuda" and not plain_only() and _fuses(device)
+
+
+@functools.cache
+def _fuses(device):
+    try:
+        from .triton_kernels import add_norm, rotate, silu_mul
+
+        generator = torch.Generator().manual_seed(0)
+        wide, added, weight, angles = (
+            torch.randn(*size, generator=generator) for size in ((3, 2 * 40), (3, 40), (40,), (3, 5))
+        )
+        values, vectors = wide[:, :40].clone(), wide.unflatten(1, (8, 10)).clone()
+        sums = values.double() + added.double()
+        expected = (
+            sums,
+            sums * torch.rsqrt(sums.square().mean(dim=1, keepdim=True) + 1e-6) * weight.double(),
+            torch.cat(_turn(vectors.double(), angles.double()), dim=-1),
+            silu(wide[:, :40].double()) * wide[:, 40:].double(),
+        )
+        values, added, weight, vectors, wide = (
+            tensor.to(device) for tensor in (values, added, weight, vectors, wide)
+        )
+        normed, product = torch.empty_like(values), torch.empty_like(values)
+        with torch.cuda.device_of(values):
+            add_norm(values, added, weight, 1e-6, normed)
+            rotate(vectors, angles.cos().to(device), angles.sin().to(device))
+            silu_mul(wide, product)
+            is_right = _attends_in_windows(device)
+        found = values, normed, vectors, product
+        # The GPU's own exponential and root are off by a few units in the last place.
+        if is_right and all(
+            torch.allclose(one.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+            for one, exact in zip(found, expected, strict=True)
+        ):
+            return True
+
+        logger.warning("Triton's kernels are wrong on this GPU. PyTorch's own are used, which are slower")
+    except Exception as error:
+        logger.warning("Triton's kernels are not to be had (%s). PyTorch's own are used, which are slower", error)
+    return False
+
+
+def _attends_in_windows(device):
+    from .triton_kernels import attend_in_windows
+
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(70, 6, 32, generator=generator).to(torch.float16)
+    angles = torch.randn(70, 16, generator=generator)
+    query, key, value = vectors.double().split(2, dim=1)
+    query, key = (torch.cat(_turn(side, angles.double()), dim=-1) for side in (query, key))
+    sides = [[side[tokens].transpose(0, 1) for side in (query, key, value)] for tokens in (slice(64), slice(64, 70))]
+    exact = torch.cat([scaled_dot_product_attention(*window).transpose(0, 1).flatten(1) for window in sides])
+
+    vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
+    out = torch.empty(70, 64, dtype=torch.float16, device=device)
+    attend_in_windows(vectors, cos, sin, torch.tensor([0, 64, 70], dtype=torch.int32, device=device), out)
+    # Means of values of about 1, whose weights are rounded.
+    return torch.allclose(out.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
+
+
+def _turn(vectors, angles):
+    first, second = vectors.chunk(2, dim=-1)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    return first * cos - second * sin, second * cos + first * sin
 
 
 def _is_right(name, product, dtype):

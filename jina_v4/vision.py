@@ -9,10 +9,11 @@ import itertools
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import gelu, pad, silu
+from torch.nn.functional import gelu, pad
 
-from .attention import Packing, attend, rotate
+from .attention import Packing, rotate_and_attend
 from .devices import residual_dtype, to_device
+from .elementwise import Residual, silu_mul
 from .linear import make_linear, take_weights
 
 # The base of the angles that tell a patch's row and column. It is the architecture's; no checkpoint states it.
@@ -33,16 +34,17 @@ class Layout:
         order: an int64 tensor ``(visual_tokens,)``: the number, in the pack, of the visual token in each place. Its
             2x2 patches go with it
         places: an int64 tensor ``(visual_tokens,)``: the place of each visual token
-        rows: an int64 tensor ``(patches,)``: each patch's row in its image, in the order of ``order``
-        columns: an int64 tensor ``(patches,)``: its column
+        cos: a float32 tensor ``(patches, head_dim / 2)``: the cosines of the angles by which patches' vectors turn, in
+            the order of ``order``. The first half of the angles tells a patch's row in its image, the second its column
+        sin: a tensor like ``cos``: their sines
         windows: the :class:`jina_v4.attention.Packing` of the windows
         images: the :class:`jina_v4.attention.Packing` of the images
     """
 
     order: torch.Tensor
     places: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
     windows: Packing
     images: Packing
 
@@ -81,16 +83,21 @@ class VisionTower:
         Returns:
             a tensor ``(visual_tokens, hidden)``, of all images end to end, row by row
         """
-        layout = lay_out(grids, self._merge, self._window, patches.device)
+        layout = self._lay_out(tuple(grids), patches.device)
         patches = patches.unflatten(0, (-1, self._merge**2))[layout.order].flatten(0, 1)
-        hidden_states = self._patch_embed(patches).to(residual_dtype(self.dtype))
-        cos, sin = angles(layout, self._head_dim)
+        residual = Residual(self._patch_embed(patches).to(residual_dtype(self.dtype)))
         for number, block in enumerate(self._blocks):
-            block(hidden_states, cos, sin, layout.images if number in self._sees_all else layout.windows)
+            packing = layout.images if number in self._sees_all else layout.windows
+            block(residual, layout.cos, layout.sin, packing)
 
         first, second = self._merger
-        merged = self._merger_norm(hidden_states).to(self.dtype).unflatten(0, (-1, self._merge**2)).flatten(1)
+        merged = residual.norm(self._merger_norm, dtype=self.dtype).unflatten(0, (-1, self._merge**2)).flatten(1)
         return second(gelu(first(merged)))[layout.places]
+
+    def _lay_out(self, grids, device):
+        # A GPU would wait for it, and packs of pages of one size come again and again. One of 21 pages takes 23 MB there.
+        make = _kept_pack if device.type == "cuda" else lay_out
+        return make(grids, self._merge, self._window, self._head_dim, device)
 
 
 class _Block:
@@ -112,39 +119,29 @@ class _Block:
         self._down = make_linear(pad(weight, (0, more)), bias, int8)
 
     def __call__(self, residual, cos, sin, packing):
-        """Adds what the block has to say to the residual stream."""
-        vectors = self._query_key_value(self._attention_norm(residual).to(self._dtype))
-        vectors = vectors.unflatten(-1, (3, -1, self._head_dim))
-        query, key = rotate(vectors[:, :2], cos, sin).unbind(1)
-        residual += self._output(attend(query, key, vectors[:, 2], packing))
+        """Adds what the block has to say to the :class:`jina_v4.elementwise.Residual`."""
+        vectors = self._query_key_value(residual.norm(self._attention_norm, dtype=self._dtype))
+        vectors = vectors.unflatten(-1, (-1, self._head_dim))
+        attended = rotate_and_attend(vectors, vectors.shape[1] // 3, cos, sin, packing)
+        residual.add(self._output(attended))
 
-        gate, up = self._gate_up(self._mlp_norm(residual).to(self._dtype)).chunk(2, dim=-1)
-        residual += self._down(silu(gate, inplace=True) * up)
-
-
-def angles(layout, head_dim):
-    """Computes the angles by which patches' vectors turn: half of the dimensions by the row, half by the column.
-
-    Args:
-        layout: a :class:`Layout`
-        head_dim: the dimensions of a head
-
-    Returns:
-        the cosines and the sines, two tensors ``(patches, head_dim / 2)``
-    """
-    quarter = head_dim // 4
-    frequencies = _ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32, device=layout.rows.device) / quarter)
-    turns = torch.cat([side[:, None] * frequencies for side in (layout.rows, layout.columns)], dim=-1)
-    return turns.cos(), turns.sin()
+        gate_up = self._gate_up(residual.norm(self._mlp_norm, dtype=self._dtype))
+        residual.add(self._down(silu_mul(gate_up)))
 
 
-def lay_out(grids, merge, side, device):
+@functools.lru_cache(maxsize=4)
+def _kept_pack(grids, merge, side, head_dim, device):
+    return lay_out(grids, merge, side, head_dim, device)
+
+
+def lay_out(grids, merge, side, head_dim, device):
     """Plans the order of a pack of images.
 
     Args:
         grids: a list of the images' ``(rows, columns)`` in patches
         merge: the patches along the side of a visual token
         side: the visual tokens along the side of a window
+        head_dim: the dimensions of a head
         device: where the pack is
 
     Returns:
@@ -154,11 +151,15 @@ def lay_out(grids, merge, side, device):
     counts = [len(image.order) for image in images]
     starts = itertools.accumulate(counts[:-1], initial=0)
     order = to_device(torch.cat([image.order + start for image, start in zip(images, starts, strict=True)]), device)
+    quarter = head_dim // 4
+    frequencies = _ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    sides = [[getattr(image, name) for image in images] for name in ("rows", "columns")]
+    turns = torch.cat([to_device(torch.cat(side), device)[:, None] * frequencies for side in sides], dim=-1)
     return Layout(
         order,
         order.argsort(),
-        to_device(torch.cat([image.rows for image in images]), device),
-        to_device(torch.cat([image.columns for image in images]), device),
+        turns.cos(),
+        turns.sin(),
         Packing([length for image in images for length in image.windows], device),
         Packing([count * merge**2 for count in counts], device),
     )

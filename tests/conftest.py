@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from examples.private_fiftyone import copy_source, environment, run_mongodb
 
@@ -39,6 +40,9 @@ def pytest_configure(config):
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+    if not torch.cuda.is_available():
+        # Kernels for GPUs are interpreted. Triton reads this when it is imported.
+        os.environ["TRITON_INTERPRET"] = "1"
     # OpenMP's threads spin while they wait, which on a busy machine makes torch many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from jina_embeddings_v4.jina_v4 import attention
-from jina_embeddings_v4.jina_v4.attention import Packing, attend, attend_in_parts, rotate
+from jina_embeddings_v4.jina_v4.attention import Packing, attend, attend_in_parts
+from jina_embeddings_v4.jina_v4.elementwise import rotate
 from torch.nn.functional import scaled_dot_product_attention
 
 

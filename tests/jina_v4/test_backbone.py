@@ -171,8 +171,8 @@ def test_layouts_of_large_images_are_not_kept():
     cpu, small, large = torch.device("cpu"), (8, 16), (2 * 32, 2 * 33)
     for _ in range(2):
         for grid in (small, large):
-            lay_out([grid], 2, 4, cpu)
+            lay_out([grid], 2, 4, 80, cpu)
     kept = _kept_layout.cache_info()
-    lay_out([small, large], 2, 4, cpu)
+    lay_out([small, large], 2, 4, 80, cpu)
     assert _kept_layout.cache_info().currsize == kept.currsize and kept.currsize <= kept.maxsize == 256
     assert _kept_layout.cache_info().hits == kept.hits + 1 and _kept_layout.cache_info().misses == kept.misses

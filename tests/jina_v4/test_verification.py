@@ -22,8 +22,12 @@ def test_a_right_engine_passes(checkpoint, capsys, monkeypatch, precision):
 
 @pytest.mark.parametrize("tower", [vision, decoder])
 def test_a_wrong_engine_fails_and_the_worst_input_is_named(checkpoint, capsys, monkeypatch, tower):
-    rotate = tower.rotate
-    monkeypatch.setattr(tower, "rotate", lambda vectors, cos, sin: rotate(vectors, cos, 1.1 * sin))
+    attend = tower.rotate_and_attend
+
+    def turn_too_far(vectors, key_heads, cos, sin, *arguments, **options):
+        return attend(vectors, key_heads, cos, 1.1 * sin, *arguments, **options)
+
+    monkeypatch.setattr(tower, "rotate_and_attend", turn_too_far)
     # Loaded anew or not, the towers look it up when they run.
     assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", "float32"]) == 1
     printed = capsys.readouterr().out
