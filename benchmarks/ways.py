@@ -15,7 +15,7 @@ def stock(network, processor, files, task="retrieval"):
     Args:
         network: what :func:`jina_v4.loading.load_network` gave
         processor: the :class:`jina_v4.processing.Processor`
-        files: a list of paths of images
+        files: a list of images, as :func:`jina_v4.images.resize_image` takes them
         task ("retrieval"): the task
 
     Returns:

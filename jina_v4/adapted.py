@@ -81,6 +81,10 @@ class AdaptedLinear:
         """How many dimensions the adapter has in between here, of which it fills ``rank``."""
         return rank
 
+    def adapter_weights(self):
+        """The tensors that the applied adapter is computed with."""
+        return self._inner, self._outer
+
     def room(self, tokens):
         """Returns an empty tensor for :meth:`__call__`, whose first :attr:`inputs` columns the caller fills."""
         return torch.empty(tokens, self.inputs, dtype=self._dtype, device=self._device)
@@ -132,6 +136,9 @@ class FusedAdaptedLinear(AdaptedLinear):
     def use(self, adapter):
         super().use(adapter)
         self._weight[:, self.inputs :] = self._outer
+
+    def adapter_weights(self):
+        return self._inner, self._weight
 
     def room(self, tokens):
         return self._weight.new_empty(tokens, self._weight.shape[1])

@@ -14,6 +14,7 @@ from torch import nn
 from .attention import Packing
 from .decoder import Decoder
 from .devices import exact_float32, free_cache, join_on_device, residual_dtype, to_device
+from .graphs import GraphedDecoder, wants_graphs
 from .images import patchify
 from .vision import VisionTower
 
@@ -54,6 +55,7 @@ class Backbone(nn.Module):
         with torch.no_grad():
             self._vision_tower = VisionTower(self.towers.model.visual, int8)
             self._decoder = Decoder(self.towers, int8)
+        self._graphed = GraphedDecoder(self._decoder)
         self._used = None
         # What the weights took where they came from is for others to use.
         free_cache(self.device)
@@ -146,7 +148,8 @@ class Backbone(nn.Module):
 
         with self.lock, self._exact(), torch.cuda.device_of(embedded):
             self.use(adapter)
-            return self._decoder(embedded, positions, packing)
+            is_short = visual is None and self.device.type == "cuda" and wants_graphs() and GraphedDecoder.takes(packing)
+            return (self._graphed if is_short else self._decoder)(embedded, positions, packing)
 
     def use(self, adapter):
         """Applies an adapter from now on.

@@ -38,6 +38,11 @@ class Decoder:
             layer.use(adapter)
         self._projector.use(adapter)
 
+    def adapter_weights(self):
+        """The tensors that the applied adapter is computed with, a list. To apply another one may change them."""
+        linears = [linear for layer in self._layers for linear in layer.linears] + [self._projector]
+        return [tensor for linear in linears for tensor in linear.adapter_weights()]
+
     def __call__(self, embedded, positions, packing):
         """Runs the language model.
 
@@ -83,8 +88,13 @@ class _Layer:
         self._head_dim = attention.head_dim
         self._key_heads = attention.config.num_key_value_heads
 
+    @property
+    def linears(self):
+        """The layer's products, which adapters reach."""
+        return self._query_key_value, self._output, self._gate_up, self._down
+
     def use(self, adapter):
-        for linear in (self._query_key_value, self._output, self._gate_up, self._down):
+        for linear in self.linears:
             linear.use(adapter)
 
     def __call__(self, residual, cos, sin, packing):

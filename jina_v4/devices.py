@@ -93,7 +93,7 @@ def residual_dtype(dtype):
 
 
 class _ExactFloat32:
-    """While any thread is in it, products of float32 are of float32.
+    """While any thread is in it, products and convolutions of float32 are of float32.
 
     A person may allow others to round to TF32 or bfloat16, as by ``torch.set_float32_matmul_precision("high")``. The
     settings are the process's, so the first thread to enter changes them, and the last one to leave restores them.
@@ -106,7 +106,7 @@ class _ExactFloat32:
     def __enter__(self):
         with self._lock:
             if not self._inside:
-                backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+                backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
                 self._before = [(backend, backend.fp32_precision) for backend in backends]
                 for backend in backends:
                     backend.fp32_precision = "ieee"

@@ -6,6 +6,7 @@ used, and it survives running out of memory by running less at a time.
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +15,18 @@ import torch
 from .arguments import check_choice
 from .checkpoint import read_config, resolve
 from .devices import resolve_device, resolve_dtype, to_host
-from .images import is_one_image, resize_image
+from .images import ResizedImage, is_one_image, resize_image
+from .look_ahead import windows
 from .loading import adapter_tasks, shared_adapters, shared_backbone
 from .memory import in_halves
 from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor
 from .text_cache import TextCache
 
-# Inputs that are held prepared at a time, and sorted by length among each other.
+# Inputs that are held prepared at a time, and sorted by length among each other. Of images that are prepared ahead,
+# which come twice, fewer: the first are waited for.
 _WINDOW = 256
+_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,8 @@ class Encoder:
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
             chosen,
             truncate_dim,
+            # A CPU has no time for it.
+            ahead=self.device.type != "cpu" and not all(isinstance(image, ResizedImage) for image in images),
         )
         return embeddings[0] if tasks is None else dict(zip(chosen, embeddings, strict=True))
 
@@ -227,8 +233,10 @@ class Encoder:
         check_choice("task", task, self.tasks)
         return task
 
-    def _encode(self, inputs, tokenize, tasks, truncate_dim):
+    def _encode(self, inputs, tokenize, tasks, truncate_dim, ahead=False):
         """Encodes inputs for each of several tasks.
+
+        With ``ahead``, threads prepare the next inputs meanwhile.
 
         Returns:
             a list of :class:`Embeddings`, one a task
@@ -246,8 +254,7 @@ class Encoder:
 
         # A GPU computes one batch while the next is prepared, and while what came of the last is copied.
         under_way = None
-        for start in range(0, len(inputs), _WINDOW):
-            prepared = [tokenize(item) for item in inputs[start : start + _WINDOW]]
+        for start, prepared in windows(tokenize, inputs, _AHEAD if ahead else _WINDOW, ahead):
             for batch in plan_batches([len(tokens) for tokens in prepared], lambda: self.backbone.token_budget):
                 launched = self._launch([prepared[i] for i in batch], tasks, truncate_dim)
                 if under_way is not None:
@@ -324,10 +331,15 @@ def plan_batches(lengths, token_budget):
         lists of indexes into ``lengths``, which together hold each index once
     """
     waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
+    left = sum(lengths)
     while waiting:
+        budget = token_budget()
+        # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
+        share = left / math.ceil(left / budget)
         batch = [waiting.pop()]
-        room = token_budget() - lengths[batch[0]]
-        while waiting and lengths[waiting[-1]] <= room:
+        tokens = lengths[batch[0]]
+        while waiting and tokens < share and tokens + lengths[waiting[-1]] <= budget:
             batch.append(waiting.pop())
-            room -= lengths[batch[-1]]
+            tokens += lengths[batch[-1]]
+        left -= tokens
         yield batch

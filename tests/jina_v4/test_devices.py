@@ -57,16 +57,16 @@ def test_what_auto_takes_here_can_attend(monkeypatch):
 
 
 def test_float32_is_exact_whatever_a_person_allows():
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         allowed = [backend.fp32_precision for backend in backends]
-        assert allowed != ["ieee", "ieee"]
+        assert allowed != ["ieee"] * 3
         with exact_float32:
             with exact_float32:
                 pass
-            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+            assert [backend.fp32_precision for backend in backends] == ["ieee"] * 3
         assert [backend.fp32_precision for backend in backends] == allowed
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,6 +1,7 @@
 """The engine against what the original code returned, and against itself in other batches."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,14 @@ def test_batches_hold_each_input_once_and_keep_to_the_budget():
 def test_a_budget_that_shrinks_counts_from_the_next_batch_on():
     budgets = iter([100, 100, 30, 30, 30, 30, 30])
     batches = plan_batches([10] * 30, lambda: next(budgets))
-    assert [len(batch) for batch in batches] == [10, 10, 3, 3, 3, 1]
+    assert [len(batch) for batch in batches] == [10, 10, 3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("count", [1, 21, 22, 64, 100])
+def test_no_few_are_left_over(count):
+    sizes = [len(batch) for batch in plan_batches([779] * count, lambda: 16384)]
+    assert sum(sizes) == count and len(sizes) == math.ceil(count / 21)
+    assert max(sizes) - min(sizes) <= 1 + max(sizes) // 8
 
 
 def test_running_out_of_memory_splits_the_batch(encoder, golden_images, monkeypatch):
