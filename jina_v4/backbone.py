@@ -18,8 +18,11 @@ from .graphs import GraphedDecoder, wants_graphs
 from .images import patchify
 from .vision import VisionTower
 
-# About 20 full pages on a GPU. On a CPU, more than these win nothing.
-_TOKEN_BUDGETS = {"cuda": 16384, "mps": 4096, "cpu": 2048}
+# On a CPU, more than these win nothing.
+_TOKEN_BUDGETS = {"mps": 4096, "cpu": 2048}
+
+# On a GPU, 21 full pages take 3 GB. With twice as many, an H200 is 2% faster.
+_GPU_TOKEN_BUDGET, _LARGE_GPU_TOKEN_BUDGET, _LARGE_GPU = 16384, 32768, 40 * 10**9
 
 
 class Towers(nn.Module):
@@ -49,7 +52,7 @@ class Backbone(nn.Module):
         self.added_adapters = {}
         self.adapter_numbers = itertools.count()
         # The tokens that a forward pass may have.
-        self.token_budget = _TOKEN_BUDGETS[self.device.type]
+        self.token_budget = _token_budget(self.device)
         if int8:
             self._widen_the_rest()
         with torch.no_grad():
@@ -163,3 +166,11 @@ class Backbone(nn.Module):
             with torch.inference_mode():
                 self._decoder.use(adapter)
             self._used = adapter
+
+
+def _token_budget(device):
+    if device.type != "cuda":
+        return _TOKEN_BUDGETS[device.type]
+
+    is_large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
+    return _LARGE_GPU_TOKEN_BUDGET if is_large else _GPU_TOKEN_BUDGET

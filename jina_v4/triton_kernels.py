@@ -62,7 +62,8 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
         out: the contiguous tensor ``(tokens, heads * head_dim)`` to write to
     """
     _, heads, head_dim = vectors.shape
-    _attend_in_windows[(len(offsets) - 1, heads // 3)](
+    # Heads first: those of a window read the same angles, and lie side by side.
+    _attend_in_windows[(heads // 3, len(offsets) - 1)](
         vectors,
         cos,
         sin,
@@ -173,9 +174,9 @@ def _attend_in_windows(
     half_block: tl.constexpr,
     block: tl.constexpr,
 ):
-    start = tl.load(offsets + tl.program_id(0)).to(tl.int64)
-    length = tl.load(offsets + tl.program_id(0) + 1) - start
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    start = tl.load(offsets + tl.program_id(1)).to(tl.int64)
+    length = tl.load(offsets + tl.program_id(1) + 1) - start
     dims = tl.arange(0, half_block)
     row = tl.arange(0, block)
     inside = (row[:, None] < length) & (dims[None, :] < half)
