@@ -48,7 +48,7 @@ class Packing:
             start += count * length
 
 
-def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False):
+def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, out=None):
     """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
 
     Args:
@@ -59,20 +59,27 @@ def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False):
         sin: a tensor like ``cos``
         packing: the :class:`Packing`
         is_causal (False): whether a token sees only those before it and itself
+        out (None): the tensor ``(tokens, heads * head_dim)`` to write to
 
     Returns:
-        a tensor ``(tokens, heads * head_dim)``
+        ``out``, or a new tensor
     """
     heads = vectors.shape[1] - 2 * key_heads
-    if heads == key_heads and not is_causal and _has_window_kernel(vectors, packing):
-        from .triton_kernels import attend_in_windows
+    if _has_own_kernel(vectors, heads, key_heads, packing, is_causal):
+        from .triton_kernels import attend_causally, attend_in_windows
 
-        attended = torch.empty_like(vectors[:, :heads], memory_format=torch.contiguous_format).flatten(1)
-        attend_in_windows(vectors, cos, sin, packing.offsets, attended)
-        return attended
+        if out is None:
+            out = vectors.new_empty(len(vectors), heads * vectors.shape[2])
+        if is_causal:
+            rotate(vectors[:, heads : heads + key_heads], cos, sin)
+            attend_causally(vectors, key_heads, cos, sin, packing, out)
+        else:
+            attend_in_windows(vectors, cos, sin, packing.offsets, out)
+        return out
 
     query, key = rotate(vectors[:, : heads + key_heads], cos, sin).split((heads, key_heads), dim=1)
-    return attend(query, key, vectors[:, heads + key_heads :], packing, is_causal)
+    attended = attend(query, key, vectors[:, heads + key_heads :], packing, is_causal)
+    return attended if out is None else out.copy_(attended)
 
 
 def attend(query, key, value, packing, is_causal=False):
@@ -140,13 +147,16 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
     return torch.cat(attended, dim=2)
 
 
-def _has_window_kernel(vectors, packing):
+def _has_own_kernel(vectors, heads, key_heads, packing, is_causal):
     if vectors.dtype not in _HALF or not fuses(vectors.device):
         return False
 
-    from .triton_kernels import LONGEST_WINDOW
+    from .triton_kernels import LONGEST_WINDOW, attends_causally
 
-    return packing.longest <= LONGEST_WINDOW
+    if is_causal:
+        return attends_causally(vectors.shape[2])
+
+    return heads == key_heads and packing.longest <= LONGEST_WINDOW
 
 
 def _has_kernel(query):

@@ -13,7 +13,7 @@ from torch import nn
 
 from .attention import Packing
 from .decoder import Decoder
-from .devices import exact_float32, free_cache, join_on_device, residual_dtype, to_device
+from .devices import exact_float32, free_cache, join_on_device, residual_dtype
 from .graphs import GraphedDecoder, wants_graphs
 from .images import patchify
 from .vision import VisionTower
@@ -139,20 +139,26 @@ class Backbone(nn.Module):
             the hidden states ``(tokens, hidden)`` after the final norm and the projected tokens ``(tokens, 128)``, of
             all inputs end to end
         """
-        ids = torch.cat([tokens.ids for tokens in batch])
-        positions = to_device(torch.cat([tokens.positions for tokens in batch], dim=1), self.device)
+        ids, positions, places = self._tokens_on_device(batch)
         packing = Packing([len(tokens) for tokens in batch], self.device)
 
-        embedded = self.towers.model.get_input_embeddings()(to_device(ids, self.device))
+        embedded = self.towers.model.get_input_embeddings()(ids)
         embedded = embedded.to(residual_dtype(self._decoder.dtype))
         if visual is not None:
-            places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
-            embedded.index_copy_(0, to_device(places, self.device), visual.to(embedded.dtype))
+            embedded.index_copy_(0, places, visual.to(embedded.dtype))
 
         with self.lock, self._exact(), torch.cuda.device_of(embedded):
             self.use(adapter)
             is_short = visual is None and self.device.type == "cuda" and wants_graphs() and GraphedDecoder.takes(packing)
             return (self._graphed if is_short else self._decoder)(embedded, positions, packing)
+
+    def _tokens_on_device(self, batch):
+        """The ids, the positions and the places of visual tokens, by one copy."""
+        ids = torch.cat([tokens.ids for tokens in batch])
+        positions = torch.cat([tokens.positions for tokens in batch], dim=1)
+        places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
+        parts = join_on_device([ids, positions, places], self.device).split([len(ids), positions.numel(), len(places)])
+        return parts[0], parts[1].view(3, -1), parts[2]
 
     def use(self, adapter):
         """Applies an adapter from now on.

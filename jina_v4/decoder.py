@@ -104,9 +104,8 @@ class _Layer:
         vectors = self._query_key_value(room).unflatten(-1, (-1, self._head_dim))
 
         room = self._output.room(len(residual))
-        room[:, : self._output.inputs] = rotate_and_attend(
-            vectors, self._key_heads, cos, sin, packing, is_causal=True
-        )
+        attended = room[:, : self._output.inputs]
+        rotate_and_attend(vectors, self._key_heads, cos, sin, packing, is_causal=True, out=attended)
         residual.add(self._output(room))
 
         room = self._gate_up.room(len(residual))

@@ -3,6 +3,7 @@
 import os
 import threading
 
+import numpy as np
 import torch
 
 from .arguments import check_choice
@@ -153,12 +154,15 @@ def join_on_device(tensors, device):
     Returns:
         a tensor ``(elements of all,)``
     """
-    tensors = [tensor.flatten() for tensor in tensors]
     if device.type != "cuda":
-        return torch.cat(tensors).to(device)
+        return torch.cat([tensor.flatten() for tensor in tensors]).to(device)
 
-    buffer = torch.empty(sum(map(len, tensors)), dtype=tensors[0].dtype, pin_memory=True)
-    return torch.cat(tensors, out=buffer).to(device, non_blocking=True)
+    buffer = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype, pin_memory=True)
+    for tensor, part in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
+        # By numpy in this thread: those of torch would wait for each other, while a data loader's workers keep the
+        # cores busy.
+        np.copyto(part.numpy(), tensor.flatten().numpy())
+    return buffer.to(device, non_blocking=True)
 
 
 def to_host(tensor):

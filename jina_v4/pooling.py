@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from .devices import to_device
+from .devices import exact_float32, to_device
 
 POOLING_STRATEGIES = ("mean", "max")
 
@@ -23,10 +23,12 @@ def single_vectors(hidden_states, pooled):
         a float32 tensor ``(N, hidden)``, rows of length 1
     """
     # Sums by one product: a slice at a time would keep a GPU waiting. Normalised, a sum is a mean.
-    summed = torch.zeros(len(pooled), len(hidden_states))
-    for row, tokens in zip(summed, pooled, strict=True):
-        row[tokens] = 1
-    return normalize(to_device(summed, hidden_states.device) @ hidden_states.float(), dim=-1)
+    ends = torch.tensor([[tokens.start, tokens.stop] for tokens in pooled]).view(-1, 2)
+    starts, stops = to_device(ends, hidden_states.device).split(1, dim=1)
+    numbers = torch.arange(len(hidden_states), device=hidden_states.device)
+    summed = ((numbers >= starts) & (numbers < stops)).float()
+    with exact_float32:
+        return normalize(summed @ hidden_states.float(), dim=-1)
 
 
 def multi_vectors(projected):

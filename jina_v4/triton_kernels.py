@@ -3,11 +3,13 @@
 Triton comes with torch's builds for GPUs. Its interpreter (``TRITON_INTERPRET=1``) runs the same kernels on a CPU.
 """
 
+import math
+
 import triton
 from triton import language as tl
 
 # Columns that one program of the product of gate and up computes.
-_COLUMNS = 1024
+_COLUMNS = 4096
 
 # The patches of a window of the vision tower.
 LONGEST_WINDOW = 64
@@ -59,7 +61,7 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
         cos: a contiguous tensor ``(tokens, head_dim / 2)``
         sin: a tensor like ``cos``
         offsets: an int32 tensor ``(sequences + 1,)``. No sequence is longer than :data:`LONGEST_WINDOW`
-        out: the contiguous tensor ``(tokens, heads * head_dim)`` to write to
+        out: the tensor ``(tokens, heads * head_dim)`` to write to
     """
     _, heads, head_dim = vectors.shape
     # Heads first: those of a window read the same angles, and lie side by side.
@@ -70,6 +72,7 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
         offsets,
         out,
         vectors.stride(0),
+        out.stride(0),
         head_dim**-0.5,
         heads // 3,
         head_dim // 2,
@@ -80,11 +83,51 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
     )
 
 
+def attends_causally(head_dim):
+    """Whether :func:`attend_causally` takes heads of a size: tensor cores multiply halves of at least 16."""
+    return head_dim >= 32 and head_dim & (head_dim - 1) == 0
+
+
+def attend_causally(vectors, key_heads, cos, sin, packing, out):
+    """Turns queries, and lets each token attend to those before it in its sequence, and to itself.
+
+    Args:
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)`` of queries, of keys that are turned already, and
+            of values, in 16 bits
+        key_heads: the number of heads of keys, and of values
+        cos: a contiguous tensor ``(tokens, head_dim / 2)``
+        sin: a tensor like ``cos``
+        packing: the :class:`jina_v4.attention.Packing`
+        out: the tensor ``(tokens, heads * head_dim)`` to write to
+    """
+    _, heads, head_dim = vectors.shape
+    heads -= 2 * key_heads
+    rows = 128 if packing.longest > 64 else 32
+    _attend_causally[(triton.cdiv(packing.longest, rows), heads, len(packing.offsets) - 1)](
+        vectors,
+        cos,
+        sin,
+        packing.offsets,
+        out,
+        vectors.stride(0),
+        out.stride(0),
+        # Powers of two are what the GPU computes.
+        head_dim**-0.5 * math.log2(math.e),
+        heads,
+        key_heads,
+        head_dim // 2,
+        rows,
+        min(rows, 64),
+        num_warps=8 if rows == 128 else 4,
+        num_stages=2,
+    )
+
+
 def silu_mul(gate_up, out):
     """``out = silu(gate) * up``."""
     rows, width = out.shape
     _silu_mul[(rows, triton.cdiv(width, _COLUMNS))](
-        gate_up, out, gate_up.stride(0), out.stride(0), width, _COLUMNS, num_warps=4
+        gate_up, out, gate_up.stride(0), out.stride(0), width, _COLUMNS, num_warps=8
     )
 
 
@@ -168,6 +211,7 @@ def _attend_in_windows(
     offsets,
     out,
     token_stride,
+    out_stride,
     scale,
     heads: tl.constexpr,
     half: tl.constexpr,
@@ -206,8 +250,71 @@ def _attend_in_windows(
     total = tl.sum(weights, axis=1)[:, None]
     weights = weights.to(dtype)
 
-    places = out + token * (heads * 2 * half) + head * (2 * half) + dims[None, :]
+    places = out + token * out_stride + head * (2 * half) + dims[None, :]
     attended = tl.dot(weights, tl.load(value, mask=inside, other=0.0)) / total
     tl.store(places, attended.to(dtype), mask=inside)
     attended = tl.dot(weights, tl.load(value + half, mask=inside, other=0.0)) / total
     tl.store(places + half, attended.to(dtype), mask=inside)
+
+
+@triton.jit
+def _attend_causally(
+    vectors,
+    cos,
+    sin,
+    offsets,
+    out,
+    token_stride,
+    out_stride,
+    scale,
+    heads: tl.constexpr,
+    key_heads: tl.constexpr,
+    half: tl.constexpr,
+    block: tl.constexpr,
+    key_block: tl.constexpr,
+):
+    # The last rows, which have most to do, first.
+    first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * block
+    head = tl.program_id(1)
+    start = tl.load(offsets + tl.program_id(2)).to(tl.int64)
+    length = (tl.load(offsets + tl.program_id(2) + 1) - start).to(tl.int32)
+    if first_row >= length:
+        return
+
+    dtype: tl.constexpr = vectors.dtype.element_ty
+    dims = tl.arange(0, half)
+    row = first_row + tl.arange(0, block)
+    inside = row[:, None] < length
+    token = start + row[:, None]
+    cosine = tl.load(cos + token * half + dims[None, :], mask=inside, other=0.0).to(tl.float32)
+    sine = tl.load(sin + token * half + dims[None, :], mask=inside, other=0.0).to(tl.float32)
+    places = vectors + token * token_stride + head * (2 * half) + dims[None, :]
+    first = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(places + half, mask=inside, other=0.0).to(tl.float32)
+    query_first = (first * cosine - second * sine).to(dtype)
+    query_second = (second * cosine + first * sine).to(dtype)
+
+    base = vectors + start * token_stride + (heads + head // (heads // key_heads)) * (2 * half)
+    wide = tl.arange(0, 2 * half)
+    largest = tl.full([block], float("-inf"), tl.float32)
+    total = tl.zeros([block], tl.float32)
+    attended = tl.zeros([block, 2 * half], tl.float32)
+    for begin in tl.range(0, tl.minimum(first_row + block, length), key_block):
+        column = begin + tl.arange(0, key_block)
+        there = column < length
+        keys = base + column[None, :] * token_stride + dims[:, None]
+        scores = tl.dot(query_first, tl.load(keys, mask=there[None, :], other=0.0))
+        scores = tl.dot(query_second, tl.load(keys + half, mask=there[None, :], other=0.0), scores)
+        scores = tl.where(column[None, :] <= row[:, None], scores * scale, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - larger[:, None])
+        shrink = tl.exp2(largest - larger)
+        total = total * shrink + tl.sum(weights, axis=1)
+        values = base + key_heads * (2 * half) + column[:, None] * token_stride + wide[None, :]
+        attended = tl.dot(
+            weights.to(dtype), tl.load(values, mask=there[:, None], other=0.0), attended * shrink[:, None]
+        )
+        largest = larger
+
+    places = out + token * out_stride + head * (2 * half) + wide[None, :]
+    tl.store(places, (attended / total[:, None]).to(dtype), mask=inside)

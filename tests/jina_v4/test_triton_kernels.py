@@ -103,9 +103,30 @@ def test_windows_attend_to_themselves(triton, monkeypatch, dtype, heads, head_di
     assert (found.double() - exact).abs().max() < 16 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize(("lengths", "is_causal"), [([65], False), ([3, 4], True)], ids=str)
-def test_longer_sequences_and_causal_ones_are_not_windows(triton, monkeypatch, lengths, is_causal):
-    vectors, angles = randn(sum(lengths), 6, 16, dtype=torch.bfloat16), randn(sum(lengths), 8)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(4, 2, 32), (3, 3, 64)])
+@pytest.mark.parametrize("lengths", [[5, 1, 40], [3, 190, 128]], ids=str)
+def test_tokens_attend_to_those_before_them(triton, monkeypatch, dtype, heads, key_heads, head_dim, lengths):
+    vectors, angles = randn(sum(lengths), heads + 2 * key_heads, head_dim, dtype=dtype), randn(sum(lengths), head_dim // 2)
+    cos, sin, packing = angles.cos(), angles.sin(), Packing(lengths, DEVICE)
+    wide = torch.full((sum(lengths), heads * head_dim + 5), -1.0, dtype=dtype, device=DEVICE)
+    out = wide[:, : heads * head_dim]
+    used = []
+    from jina_embeddings_v4.jina_v4 import triton_kernels
+
+    kernel = triton_kernels.attend_causally
+    monkeypatch.setattr(triton_kernels, "attend_causally", lambda *given: used.append(kernel(*given)))
+    assert rotate_and_attend(vectors.clone(), key_heads, cos, sin, packing, True, out) is out and used
+    assert (wide[:, heads * head_dim :] == -1).all()
+
+    switch(monkeypatch, False)
+    exact = rotate_and_attend(vectors.double(), key_heads, cos.double(), sin.double(), packing, True)
+    assert (out.double() - exact).abs().max() < 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("lengths", "head_dim", "is_causal"), [([65], 32, False), ([3, 4], 16, True)], ids=str)
+def test_what_the_kernels_do_not_take_goes_the_plain_way(triton, monkeypatch, lengths, head_dim, is_causal):
+    vectors, angles = randn(sum(lengths), 6, head_dim, dtype=torch.bfloat16), randn(sum(lengths), head_dim // 2)
     arguments = 2, angles.cos(), angles.sin(), Packing(lengths, DEVICE), is_causal
     found = rotate_and_attend(vectors.clone(), *arguments)
     switch(monkeypatch, False)
