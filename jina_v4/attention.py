@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from .devices import to_device
 from .elementwise import rotate
-from .kernels import fuses, plain_only
+from .kernels import causal_stages, fuses, plain_only
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -65,16 +65,10 @@ def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, ou
         ``out``, or a new tensor
     """
     heads = vectors.shape[1] - 2 * key_heads
-    if _has_own_kernel(vectors, heads, key_heads, packing, is_causal):
-        from .triton_kernels import attend_causally, attend_in_windows
-
-        if out is None:
-            out = vectors.new_empty(len(vectors), heads * vectors.shape[2])
-        if is_causal:
-            rotate(vectors[:, heads : heads + key_heads], cos, sin)
-            attend_causally(vectors, key_heads, cos, sin, packing, out)
-        else:
-            attend_in_windows(vectors, cos, sin, packing.offsets, out)
+    kernel = _own_kernel(vectors, key_heads, packing, is_causal)
+    if kernel is not None:
+        out = vectors.new_empty(len(vectors), heads * vectors.shape[2]) if out is None else out
+        kernel(vectors, key_heads, cos, sin, packing, out)
         return out
 
     query, key = rotate(vectors[:, : heads + key_heads], cos, sin).split((heads, key_heads), dim=1)
@@ -147,16 +141,34 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
     return torch.cat(attended, dim=2)
 
 
-def _has_own_kernel(vectors, heads, key_heads, packing, is_causal):
+def _own_kernel(vectors, key_heads, packing, is_causal):
+    """The kernel of our own that takes such vectors, or ``None``."""
     if vectors.dtype not in _HALF or not fuses(vectors.device):
-        return False
+        return None
 
-    from .triton_kernels import LONGEST_WINDOW, attends_causally
+    from . import triton_kernels
 
     if is_causal:
-        return attends_causally(vectors.shape[2])
+        stages = causal_stages(vectors.device)
+        takes = stages and triton_kernels.attends_causally(vectors.shape[2])
+        return functools.partial(_attend_causally, stages=stages) if takes else None
 
-    return heads == key_heads and packing.longest <= LONGEST_WINDOW
+    takes = vectors.shape[1] == 3 * key_heads and packing.longest <= triton_kernels.LONGEST_WINDOW
+    return _attend_in_windows if takes else None
+
+
+def _attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
+    from .triton_kernels import attend_causally
+
+    heads = vectors.shape[1] - 2 * key_heads
+    rotate(vectors[:, heads : heads + key_heads], cos, sin)
+    attend_causally(vectors, key_heads, cos, sin, packing, out, stages)
+
+
+def _attend_in_windows(vectors, key_heads, cos, sin, packing, out):
+    from .triton_kernels import attend_in_windows
+
+    attend_in_windows(vectors, cos, sin, packing.offsets, out)
 
 
 def _has_kernel(query):

@@ -11,6 +11,7 @@ import os
 import torch
 
 from .attention import Packing
+from .devices import to_device
 
 CUDA_GRAPHS = "JINA_V4_CUDA_GRAPHS"
 
@@ -72,20 +73,9 @@ class _Graph:
         self._packing = Packing([size] + [0] * (_TEXTS - 1), device)
         self._offsets = self._packing.offsets
 
-        def run():
-            return decoder(self._embedded.clone(), self._positions, self._packing)
-
-        # The first calls choose kernels and take memory, which cannot be recorded.
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                run()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may ask the GPU for memory meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._results = run()
+        self._replay, self._results = _record(
+            lambda: decoder(self._embedded.clone(), self._positions, self._packing), device
+        )
 
     def __call__(self, embedded, positions, lengths):
         count, size = sum(lengths), len(self._embedded)
@@ -94,7 +84,32 @@ class _Graph:
         for length in [*lengths, size - count]:
             starts.append(starts[-1] + length)
         starts += [size] * (len(self._offsets) - len(starts))
-        self._offsets.copy_(torch.tensor(starts, dtype=torch.int32).pin_memory(), non_blocking=True)
+        self._offsets.copy_(to_device(torch.tensor(starts, dtype=torch.int32), self._offsets.device))
         self._embedded[:count], self._positions[:, :count] = embedded, positions
-        self._graph.replay()
+        self._replay()
         return tuple(result[:count].clone() for result in self._results)
+
+
+def _record(run, device):
+    """Records what a function asks a GPU to do.
+
+    Args:
+        run: a function without arguments that returns tensors
+        device: the GPU
+
+    Returns:
+        a function that does it again, and the tensors that it writes its results to
+    """
+    # The first calls choose kernels and take memory, which cannot be recorded.
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may ask the GPU for memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        results = run()
+    return graph.replay, results

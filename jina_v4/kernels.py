@@ -118,19 +118,68 @@ def _fuses(device):
 def _attends_in_windows(device):
     from .triton_kernels import attend_in_windows
 
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(70, 6, 32, generator=generator).to(torch.float16)
-    angles = torch.randn(70, 16, generator=generator)
-    query, key, value = vectors.double().split(2, dim=1)
-    query, key = (torch.cat(_turn(side, angles.double()), dim=-1) for side in (query, key))
-    sides = [[side[tokens].transpose(0, 1) for side in (query, key, value)] for tokens in (slice(64), slice(64, 70))]
-    exact = torch.cat([scaled_dot_product_attention(*window).transpose(0, 1).flatten(1) for window in sides])
-
+    vectors, angles = _vectors(70, 6, 32)
+    exact = _attention(vectors, 2, angles, [slice(64), slice(64, 70)], is_causal=False)
     vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
     out = torch.empty(70, 64, dtype=torch.float16, device=device)
     attend_in_windows(vectors, cos, sin, torch.tensor([0, 64, 70], dtype=torch.int32, device=device), out)
-    # Means of values of about 1, whose weights are rounded.
-    return torch.allclose(out.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
+    return _is_close(out, exact)
+
+
+@functools.cache
+def causal_stages(device):
+    """Finds out how many blocks of keys and values a GPU's shared memory holds beside each other.
+
+    Args:
+        device: a :class:`torch.device` for which :func:`fuses` is true
+
+    Returns:
+        the number for :func:`jina_v4.triton_kernels.attend_causally`, or 0 where that kernel is not to be had, or wrong
+    """
+    from .attention import Packing
+    from .triton_kernels import attend_causally
+
+    # The heads of the real model, so that what is compiled for this is what is used.
+    vectors, angles = _vectors(140, 20, 128)
+    exact = _attention(vectors, 2, angles, [slice(70), slice(70, 140)], is_causal=True)
+    vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
+    vectors[:, 16:18] = torch.cat(_turn(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
+    reason = "it is wrong"
+    for stages in (3, 2, 1):
+        out = torch.empty(140, 16 * 128, dtype=torch.float16, device=device)
+        try:
+            with torch.cuda.device_of(out):
+                attend_causally(vectors, 2, cos, sin, Packing([70, 70], device), out, stages)
+            if _is_close(out, exact):
+                return stages
+        except Exception as error:  # eg what a GPU of less memory raises
+            reason = error
+    logger.warning("Triton's causal attention is not to be had (%s). PyTorch's own is used, which is slower", reason)
+    return 0
+
+
+def _vectors(tokens, heads, head_dim):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(tokens, heads, head_dim, generator=generator).to(torch.float16)
+    return vectors, torch.randn(tokens, head_dim // 2, generator=generator)
+
+
+def _attention(vectors, key_heads, angles, sequences, is_causal):
+    """Attention over some slices of the tokens, in float64."""
+    heads = vectors.shape[1] - 2 * key_heads
+    turned = torch.cat(_turn(vectors.double(), angles.double()), dim=-1)
+    query, key, value = turned[:, :heads], turned[:, heads:-key_heads], vectors[:, -key_heads:].double()
+    key, value = (side.repeat_interleave(heads // key_heads, dim=1) for side in (key, value))
+    attended = []
+    for tokens in sequences:
+        sides = (side[tokens].transpose(0, 1) for side in (query, key, value))
+        attended.append(scaled_dot_product_attention(*sides, is_causal=is_causal).transpose(0, 1).flatten(1))
+    return torch.cat(attended)
+
+
+def _is_close(attended, exact):
+    # Means of values of about 1, whose weights, and what they come from, are rounded.
+    return torch.allclose(attended.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
 
 
 def _turn(vectors, angles):

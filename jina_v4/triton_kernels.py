@@ -88,7 +88,7 @@ def attends_causally(head_dim):
     return head_dim >= 32 and head_dim & (head_dim - 1) == 0
 
 
-def attend_causally(vectors, key_heads, cos, sin, packing, out):
+def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
     """Turns queries, and lets each token attend to those before it in its sequence, and to itself.
 
     Args:
@@ -99,10 +99,11 @@ def attend_causally(vectors, key_heads, cos, sin, packing, out):
         sin: a tensor like ``cos``
         packing: the :class:`jina_v4.attention.Packing`
         out: the tensor ``(tokens, heads * head_dim)`` to write to
+        stages: the number of blocks of keys and values that are held, or on their way, at a time
     """
     _, heads, head_dim = vectors.shape
     heads -= 2 * key_heads
-    rows = 128 if packing.longest > 64 else 32
+    rows = 64 if packing.longest > 32 else 32
     _attend_causally[(triton.cdiv(packing.longest, rows), heads, len(packing.offsets) - 1)](
         vectors,
         cos,
@@ -117,9 +118,9 @@ def attend_causally(vectors, key_heads, cos, sin, packing, out):
         key_heads,
         head_dim // 2,
         rows,
-        min(rows, 64),
-        num_warps=8 if rows == 128 else 4,
-        num_stages=2,
+        rows,
+        num_warps=4,
+        num_stages=stages,
     )
 
 

@@ -25,6 +25,7 @@ def triton(monkeypatch):
 def switch(monkeypatch, is_on):
     for module in (attention, decoder, elementwise):
         monkeypatch.setattr(module, "fuses", lambda device: is_on)
+    monkeypatch.setattr(attention, "causal_stages", lambda device: 2)
 
 
 def randn(*size, seed=51, dtype=torch.float32):
@@ -180,6 +181,29 @@ def test_kernels_are_tried_before_they_are_used(triton, monkeypatch, caplog, kin
         monkeypatch.setattr(triton_kernels, "silu_mul", fail if kind == "absent" else lambda gate_up, out: out.zero_())
     assert kernels._fuses.__wrapped__(DEVICE) == (kind == "right")
     assert len(caplog.records) == (kind != "right") and (kind == "right" or "Triton's kernels" in caplog.text)
+
+
+@pytest.mark.parametrize(("too_many", "found"), [(4, 3), (3, 2), (1, 0)])
+def test_causal_attention_takes_what_shared_memory_holds(triton, monkeypatch, caplog, too_many, found):
+    from jina_embeddings_v4.jina_v4 import triton_kernels
+
+    kernel = triton_kernels.attend_causally
+
+    def limited(*arguments):
+        if arguments[-1] >= too_many:
+            raise RuntimeError("out of resource: shared memory")
+        kernel(*arguments)
+
+    monkeypatch.setattr(triton_kernels, "attend_causally", limited)
+    assert kernels.causal_stages.__wrapped__(DEVICE) == found
+    assert len(caplog.records) == (not found) and (found or "out of resource" in caplog.text)
+
+
+def test_causal_attention_that_is_wrong_is_not_used(triton, monkeypatch, caplog):
+    from jina_embeddings_v4.jina_v4 import triton_kernels
+
+    monkeypatch.setattr(triton_kernels, "attend_causally", lambda *arguments: arguments[5].zero_())
+    assert kernels.causal_stages.__wrapped__(DEVICE) == 0 and "it is wrong" in caplog.text
 
 
 def test_they_can_be_switched_off(monkeypatch):
