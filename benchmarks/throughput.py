@@ -3,9 +3,10 @@
     make speed                                  # all layers on a GPU; on a CPU, 8 of 32 blocks and 4 of 36 layers
     make speed ARGUMENTS="--quick --device cpu"
 
-The weights are random, of the real model's widths. All ways run in turn, round after round, so that a machine that slows
-down slows them all. "Of the floor" compares with the time that the page's products and attention would take at the rate
-of bare matrix products, of as many rows as a batch has and with sides that suit the processor, measured in the same run.
+The weights are random, of the real model's widths. All ways run in turn, round after round, so that a machine that
+slows down slows them all. "Of the floor" compares with the time that the page's products and attention would take at the
+rate of bare matrix products, of as many rows as a batch has and with sides that suit the processor, measured in the same
+run.
 
 Those on a GPU take pages that are prepared, but for the rows that say "from files". The rows of ``compute_embeddings``
 need FiftyOne and are left out without it.
@@ -113,7 +114,9 @@ def measure(checkpoint, files, device, rounds):
                 print(f"{name}: {type(error).__name__}: {error}\n")
                 del ways[name], rows[name]
     for _ in range(rounds):
-        rates = {dtype: product_rate(products, packed, device, dtype) for dtype in {dtype for dtype, _ in ways.values()}}
+        rates = {
+            dtype: product_rate(products, packed, device, dtype) for dtype in {dtype for dtype, _ in ways.values()}
+        }
         for name, (dtype, run) in ways.items():
             rows[name]["rates"].append(rates[dtype])
             with PeakMemory(device) as memory:

@@ -59,14 +59,16 @@ class AdaptedLinear:
         return self._prepared[key]
 
     def _new_factors(self, adapter):
-        adapted = [adapter in getattr(layer, "lora_A", {}) for layer in self._layers()]
-        ranks = [len(layer.lora_A[adapter].weight) if has else 0 for layer, has in zip(self._layers(), adapted)]
-        rank = self._room_for(sum(ranks))
-        inner = torch.zeros(rank, self.inputs, dtype=self._dtype, device=self._device)
-        outer = torch.zeros(sum(self._outputs), rank, dtype=self._dtype, device=self._device)
+        ranks = [
+            len(layer.lora_A[adapter].weight) if adapter in getattr(layer, "lora_A", {}) else 0
+            for layer in self._layers()
+        ]
+        width = self._room_for(sum(ranks))
+        inner = torch.zeros(width, self.inputs, dtype=self._dtype, device=self._device)
+        outer = torch.zeros(sum(self._outputs), width, dtype=self._dtype, device=self._device)
         row = column = 0
-        for layer, has, rank, outputs in zip(self._layers(), adapted, ranks, self._outputs, strict=True):
-            if has:
+        for layer, rank, outputs in zip(self._layers(), ranks, self._outputs, strict=True):
+            if rank:
                 a, b = inner[column : column + rank], outer[row : row + outputs, column : column + rank]
                 a.copy_(layer.lora_A[adapter].weight.data)
                 torch.mul(layer.lora_B[adapter].weight.data, layer.scaling[adapter], out=b)

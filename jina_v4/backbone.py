@@ -149,7 +149,9 @@ class Backbone(nn.Module):
 
         with self.lock, self._exact(), torch.cuda.device_of(embedded):
             self.use(adapter)
-            is_short = visual is None and self.device.type == "cuda" and wants_graphs() and GraphedDecoder.takes(packing)
+            is_short = (
+                visual is None and self.device.type == "cuda" and wants_graphs() and GraphedDecoder.takes(packing)
+            )
             return (self._graphed if is_short else self._decoder)(embedded, positions, packing)
 
     def _tokens_on_device(self, batch):

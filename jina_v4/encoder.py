@@ -16,8 +16,8 @@ from .arguments import check_choice
 from .checkpoint import read_config, resolve
 from .devices import resolve_device, resolve_dtype, to_host
 from .images import ResizedImage, is_one_image, resize_image
-from .look_ahead import windows
 from .loading import adapter_tasks, shared_adapters, shared_backbone
+from .look_ahead import windows
 from .memory import in_halves
 from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor

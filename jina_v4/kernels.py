@@ -92,9 +92,7 @@ def _fuses(device):
             torch.cat(_turn(vectors.double(), angles.double()), dim=-1),
             silu(wide[:, :40].double()) * wide[:, 40:].double(),
         )
-        values, added, weight, vectors, wide = (
-            tensor.to(device) for tensor in (values, added, weight, vectors, wide)
-        )
+        values, added, weight, vectors, wide = (tensor.to(device) for tensor in (values, added, weight, vectors, wide))
         normed, product = torch.empty_like(values), torch.empty_like(values)
         with torch.cuda.device_of(values):
             add_norm(values, added, weight, 1e-6, normed)

@@ -95,7 +95,7 @@ class VisionTower:
         return second(gelu(first(merged)))[layout.places]
 
     def _lay_out(self, grids, device):
-        # A GPU would wait for it, and packs of pages of one size come again and again. One of 21 pages takes 23 MB there.
+        # A GPU would wait for it, and packs of pages of one size come again and again. One of 21 pages takes 23 MB.
         make = _kept_pack if device.type == "cuda" else lay_out
         return make(grids, self._merge, self._window, self._head_dim, device)
 

@@ -45,7 +45,8 @@ def test_an_error_in_a_thread_reaches_the_caller_and_leaves_none_behind():
 
 def test_threads_start_no_threads_of_torch_and_others_may():
     before = torch.get_num_threads()
-    counts = [count for _, results in windows(lambda _: torch.get_num_threads(), [0] * 40, 16, True) for count in results]
+    steps = windows(lambda _: torch.get_num_threads(), [0] * 40, 16, ahead=True)
+    counts = [count for _, results in steps for count in results]
     found = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()

@@ -108,7 +108,8 @@ def test_windows_attend_to_themselves(triton, monkeypatch, dtype, heads, head_di
 @pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(4, 2, 32), (3, 3, 64)])
 @pytest.mark.parametrize("lengths", [[5, 1, 40], [3, 190, 128]], ids=str)
 def test_tokens_attend_to_those_before_them(triton, monkeypatch, dtype, heads, key_heads, head_dim, lengths):
-    vectors, angles = randn(sum(lengths), heads + 2 * key_heads, head_dim, dtype=dtype), randn(sum(lengths), head_dim // 2)
+    tokens = sum(lengths)
+    vectors, angles = randn(tokens, heads + 2 * key_heads, head_dim, dtype=dtype), randn(tokens, head_dim // 2)
     cos, sin, packing = angles.cos(), angles.sin(), Packing(lengths, DEVICE)
     wide = torch.full((sum(lengths), heads * head_dim + 5), -1.0, dtype=dtype, device=DEVICE)
     out = wide[:, : heads * head_dim]
@@ -211,4 +212,3 @@ def test_they_can_be_switched_off(monkeypatch):
     assert kernels.fuses(torch.device("cuda:0")) and not kernels.fuses(torch.device("cpu"))
     monkeypatch.setenv(kernels.PLAIN, "1")
     assert not kernels.fuses(torch.device("cuda:0"))
-
