@@ -4,9 +4,9 @@
     make speed ARGUMENTS="--quick --device cpu"
 
 The weights are random, of the real model's widths. All ways run in turn, round after round, so that a machine that
-slows down slows them all. "Of the floor" compares with the time that the page's products and attention would take at the
-rate of bare matrix products, of as many rows as a batch has and with sides that suit the processor, measured in the same
-run.
+slows down slows them all. "Of the floor" compares with the time that the page's products and attention would take at
+the rate of bare matrix products, of as many rows as a batch has and with sides that suit the processor, measured in
+the same run.
 
 Those on a GPU take pages that are prepared, but for the rows that say "from files". The rows of ``compute_embeddings``
 need FiftyOne and are left out without it.
