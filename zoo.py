@@ -262,7 +262,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             samples: a dataset or view of images
             fields: a dict of the fields to write, by task, eg ``{"retrieval": "retrieval", "code": "code"}``
             **kwargs: ``batch_size``, ``num_workers``, ``skip_failures`` and ``progress``, as in
-                ``dataset.compute_embeddings``
+                ``dataset.compute_embeddings``; ``skip_existing`` and ``overwrite``
         """
         compute_task_embeddings(self, samples, fields, **kwargs)
 

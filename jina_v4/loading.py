@@ -27,13 +27,19 @@ from .checkpoint import (
     read_shapes,
     weight_shards,
 )
-from .schema import ADAPTER
+from .schema import ADAPTER, CONFIG, rope_parameters
 
 _PROJECTOR = "multi_vector_projector."
 
 # The layers that have an adapter: the language model's projections, and the projector.
 _ADAPTED = re.compile(
-    r"\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.lora|\.multi_vector_projector\.lora"
+    r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|multi_vector_projector"
+)
+
+# Which number in config.json counts the layers that the weights' names tell of.
+_LAYERS = (
+    ("text_config", "num_hidden_layers", re.compile(r"model\.(language_model\.)?layers\.\d+\.")),
+    ("vision_config", "depth", re.compile(r"(model\.)?visual\.blocks\.\d+\.")),
 )
 
 _SHARED = weakref.WeakValueDictionary()
@@ -148,9 +154,16 @@ def load_network(directory, device, dtype):
     from transformers import Qwen2_5_VLConfig
 
     raw = read_config(directory)
+    # What was checked, and nothing else that a file may ask for. Texts begin and end with no token of their own.
+    text, vision = (
+        {key: raw[part][key] for key in CONFIG[part] if key in raw[part]} for part in ("text_config", "vision_config")
+    )
+    rope = rope_parameters(raw["text_config"])
+    text |= {"bos_token_id": None, "eos_token_id": None}
+    text["rope_parameters"] = {"rope_type": "default"} | {key: rope[key] for key in ("rope_theta", "mrope_section")}
     config = Qwen2_5_VLConfig(
-        text_config=raw["text_config"],
-        vision_config=raw["vision_config"],
+        text_config=text,
+        vision_config=vision,
         image_token_id=raw["image_token_id"],
         video_token_id=raw["video_token_id"],
         attn_implementation="sdpa",
@@ -165,6 +178,16 @@ def load_network(directory, device, dtype):
 
 def _check_base_shapes(config, projector_dim, shards, directory):
     from transformers import Qwen2_5_VLModel
+
+    for part, key, layer in _LAYERS:
+        # Before a network is made of as many.
+        stated = getattr(getattr(config, part), key)
+        count = len({match[0] for match in map(layer.match, shards) if match})
+        if count != stated:
+            raise CheckpointError(
+                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but there are weights of {count} such layers: "
+                "the files do not belong together"
+            )
 
     hidden_size = config.text_config.hidden_size
     with torch.device("meta"):
@@ -262,6 +285,7 @@ def add_adapters(network, directory, tasks, prefix=""):
     expected_in_file = {}
 
     towers = network.base_model.model if isinstance(network, PeftModel) else network
+    modules = _adapted_modules(towers, settings["target_modules"], Path(directory) / ADAPTER_CONFIG)
     device, dtype = towers.model.device, towers.model.dtype
     with open_safetensors(path, str(device)) as file:
         for task in tasks:
@@ -269,8 +293,7 @@ def add_adapters(network, directory, tasks, prefix=""):
             config = LoraConfig(
                 r=settings["r"],
                 lora_alpha=settings["lora_alpha"],
-                target_modules=settings["target_modules"],
-                exclude_modules=settings.get("exclude_modules"),
+                target_modules=modules,
                 use_rslora=settings.get("use_rslora", False),
                 inference_mode=True,
             )
@@ -289,15 +312,32 @@ def add_adapters(network, directory, tasks, prefix=""):
             set_peft_model_state_dict(network, tensors, adapter_name=name)
 
     check_shapes(found, expected_in_file, source=path)
-    beyond = [key for key in expected_in_file if not _ADAPTED.search(key)]
-    if beyond:
-        raise CheckpointError(f"{path} adapts a layer that adapters of this model leave as it is: {beyond[0]!r}")
 
     # Not the whole network, whose rotary frequencies no precision suffices for but float32.
     for name, parameter in network.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(device, dtype)
     return network
+
+
+def _adapted_modules(towers, targets, path):
+    """The names of the modules that adapters reach.
+
+    That is all of the language model's projections, and the projector; or those of them that a list of names in the
+    adapters' settings picks. A pattern there is not looked at: it may match anything, and take for ever.
+    """
+    names = [name for name, _ in towers.named_modules() if _ADAPTED.fullmatch(name)]
+    if isinstance(targets, str):
+        return names
+
+    kinds = {name.rpartition(".")[2] for name in names}
+    if not isinstance(targets, list) or not targets or not all(target in kinds for target in targets):
+        raise CheckpointError(
+            f"{path} has 'target_modules' {targets!r:.80}, expected a list of some of {', '.join(sorted(kinds))}, or a "
+            "pattern that stands for all of them"
+        )
+
+    return [name for name in names if name.rpartition(".")[2] in targets]
 
 
 def adapter_tasks(directory):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .arguments import check_choice, check_integer
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, read_config
 from .images import ImageSettings, ResizedImage
 
 PROMPT_NAMES = ("query", "passage")
@@ -53,16 +53,32 @@ class Processor:
     def __init__(self, directory):
         from transformers import Qwen2Tokenizer
 
-        # The concrete class: the automatic ones would ask to run the repository's own Python.
-        self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
+        config = read_config(directory)
+        try:
+            # The concrete class: the automatic ones would ask to run the repository's own Python.
+            self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
+        except Exception as error:  # of any kind, from several libraries
+            raise CheckpointError(
+                f"The tokenizer in {directory} cannot be read ({type(error).__name__}: {error}). Download "
+                "tokenizer.json, tokenizer_config.json and what else there is of it again"
+            ) from error
+
         self.image_settings = ImageSettings.from_checkpoint(directory)
 
         before, after = _IMAGE_PROMPT.split("{visual_tokens}")
         self._before_image = self.ids(before)
         self._after_image = self.ids(after)
         self._visual_token = self.ids("<|image_pad|>")
-        if len(self._visual_token) != 1:
-            raise CheckpointError(f"The tokenizer in {directory} does not know <|image_pad|>: it is not Qwen2.5-VL's")
+        if self._visual_token.tolist() != [config["image_token_id"]]:
+            raise CheckpointError(
+                f"The tokenizer in {directory} reads <|image_pad|> as {self._visual_token.tolist()}, and config.json "
+                f"as {config['image_token_id']}: they do not belong together"
+            )
+        if len(self._tokenizer) > config["text_config"]["vocab_size"]:
+            raise CheckpointError(
+                f"The tokenizer in {directory} has {len(self._tokenizer)} tokens, and the model that config.json "
+                f"describes {config['text_config']['vocab_size']}: they do not belong together"
+            )
 
         self._prefix_lengths = {prefix: len(self.ids(prefix)) for prefix in ("Query:", "Passage:")}
 

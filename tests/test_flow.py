@@ -93,6 +93,15 @@ dataset.compute_embeddings(model, embeddings_field="jina_max", batch_size=8)
 assert all(vector.shape == (128,) for vector in dataset.values("jina_max"))
 assert index.sort_by_similarity("invoice from 2024", k=10).values("id") == before
 
+model.pooling_strategy = None
+single = dataset.first()["jina"].copy()
+dataset.compute_embeddings(model, embeddings_field="jina", batch_size=8)
+np.testing.assert_allclose(dataset.first()["jina"], single, atol=2e-6)
+
+model.compute_task_embeddings(dataset, {"retrieval": "by_retrieval", "text-matching": "by_matching"}, batch_size=8)
+np.testing.assert_allclose(dataset.first()["by_retrieval"], single, atol=2e-6)
+assert abs(dataset.first()["by_matching"] - single).max() > 0.01
+
 fob.compute_similarity(
     dataset, model="jina-embeddings-v4-demo", model_kwargs={"task": "code"}, embeddings_field="jina_code",
     brain_key="code", batch_size=8,

@@ -1,6 +1,9 @@
 """The example finds the page of a PDF that a question is about, and takes in what is new in the folder."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import fiftyone as fo
 import pytest
@@ -8,6 +11,7 @@ from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption
 from jina_embeddings_v4.training.pages.rendering import draw_document
 
+from examples import index_documents
 from examples.index_documents import main
 
 from .conftest import DEMO_MODEL
@@ -109,3 +113,33 @@ def test_what_cannot_go_on_is_told_in_a_line(run, folder):
     folder.rename(folder.with_name("gone"))
     with pytest.raises(SystemExit, match="There is no folder"):
         run()
+
+
+def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="model zoo has no 'jina-embeddings-v5'. This repository has .*-demo"):
+        run("--model", "jina-embeddings-v5")
+
+    monkeypatch.setattr("sys.argv", ["index_documents.py", str(tmp_path / "nowhere"), "--model", DEMO_MODEL])
+    with pytest.raises(SystemExit, match="nowhere"):
+        main()
+
+
+def test_the_demo_model_does_not_pass_for_the_real_one(run):
+    assert "was trained on synthetic pages and cannot read real documents" in run()[0]
+
+
+def test_without_the_package_it_says_how_to_install_it(tmp_path):
+    code = f"""
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "jina_embeddings_v4":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name="jina_embeddings_v4")
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["index_documents.py", "folder"]
+runpy.run_path({str(Path(index_documents.__file__))!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install ." in done.stderr and "Traceback" not in done.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from .. import DEMO_CHECKPOINT, DEMO_MODEL
 from ..jina_v4.arguments import check_choice
 from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
 from ..jina_v4.devices import resolve_device, resolve_dtype
@@ -57,8 +58,8 @@ def finetune(
             without are left out
         output: the directory to write the adapter to, in the hub's layout. Its ``training`` folder holds the state of
             the training and a plot of the losses
-        checkpoint (None): a local directory, ``"org/name"`` or ``"org/name@revision"`` to start from. ``None`` means
-            jina-embeddings-v4
+        checkpoint (None): a local directory, ``"org/name"``, ``"org/name@revision"`` or ``"jina-embeddings-v4-demo"`` to
+            start from. ``None`` means jina-embeddings-v4
         task ("retrieval"): the task whose adapter to train
         negatives_field (None): a field that holds lists of the IDs of samples that look right for a sample's texts and
             are not
@@ -78,7 +79,7 @@ def finetune(
             another training
     """
     pairs, paths = _read_pairs(samples, text_field, negatives_field)
-    directory = resolve(checkpoint or REPOSITORY)
+    directory = resolve(DEMO_CHECKPOINT if checkpoint == DEMO_MODEL else checkpoint or REPOSITORY)
     config = read_config(directory)
     check_choice("task", task, config["task_names"])
     check_choice("precision", precision, ("auto", "float32", "bfloat16"))

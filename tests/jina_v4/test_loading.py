@@ -93,7 +93,15 @@ DAMAGES = {
     ),
     "a config.json of fewer layers": (
         lambda d: edit_json(d / "config.json", lambda config: config["text_config"].update(num_hidden_layers=2)),
-        [SHARD, "layers.2.", "12 tensors that the model does not have"],
+        ["config.json", "'num_hidden_layers' 2", "weights of 3 such layers"],
+    ),
+    "a config.json of more layers than memory holds": (
+        lambda d: edit_json(d / "config.json", lambda config: config["text_config"].update(num_hidden_layers=10**6)),
+        ["config.json", "'num_hidden_layers' 1000000", "weights of 3 such layers"],
+    ),
+    "a config.json of more blocks than memory holds": (
+        lambda d: edit_json(d / "config.json", lambda config: config["vision_config"].update(depth=10**6)),
+        ["config.json", "'depth' 1000000", "weights of 4 such layers"],
     ),
     "an adapter tensor of another shape": (
         lambda d: edit_tensors(d / ADAPTER_WEIGHTS, lambda tensors: tensors.update({ADAPTER_KEY: torch.zeros(64, 16)})),
@@ -125,6 +133,26 @@ DAMAGES = {
         lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(use_dora=True)),
         [ADAPTER_CONFIG, "'use_dora' True"],
     ),
+    "an adapter_config.json for layers that there are not": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(target_modules=["q_proj", "lm_head"])),
+        [ADAPTER_CONFIG, "'target_modules' ['q_proj', 'lm_head']", "q_proj, up_proj, v_proj"],
+    ),
+    "an adapter_config.json for no layers": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(target_modules=None)),
+        [ADAPTER_CONFIG, "'target_modules' None"],
+    ),
+    "an adapter_config.json for fewer layers than the file has": (
+        lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(target_modules=["q_proj"])),
+        [ADAPTER_WEIGHTS, "tensors that the model does not have"],
+    ),
+    "a tokenizer of another vocabulary": (
+        lambda d: edit_json(d / "config.json", lambda config: config.update(image_token_id=7)),
+        ["", "reads <|image_pad|> as", "config.json as 7"],
+    ),
+    "a tokenizer.json that is none": (
+        lambda d: (d / "tokenizer.json").write_text('{"model": {"type": "none"}}'),
+        ["", "The tokenizer in", "cannot be read"],
+    ),
     "an adapter_config.json with a rank that would fill the memory": (
         lambda d: edit_json(d / ADAPTER_CONFIG, lambda config: config.update(r=10**6)),
         [ADAPTER_WEIGHTS, "in shape (32, ", ADAPTER_CONFIG.rpartition("/")[2], "1000000"],
@@ -140,6 +168,22 @@ def test_damage_is_an_error_that_names_it(copy, damage, named):
     file, *words = named
     assert str(copy / file) in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_pattern_in_the_adapter_s_settings_is_not_matched(copy, encoder, golden_images):
+    """It could match what no adapter reaches, or take longer than anybody waits: this one does."""
+    edit_json(copy / ADAPTER_CONFIG, lambda config: config.update(target_modules="(.*.*)*" * 9 + "x"))
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
+
+
+def test_settings_that_were_not_checked_are_not_handed_on(copy, encoder, golden_images):
+    def add(config):
+        for part in ("text_config", "vision_config"):
+            config[part] |= {"output_attentions": True, "quantization_config": {"x": 1}, "tie_word_embeddings": "what"}
+        config["text_config"]["rope_scaling"]["factor"] = "a lot"
+
+    edit_json(copy / "config.json", add)
+    assert_same_embeddings(load(copy), encoder, golden_images["rgb_56x84"])
 
 
 def test_what_is_not_trusted_is_neither_run_nor_read(copy, encoder, golden_images, tmp_path):

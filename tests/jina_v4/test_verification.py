@@ -54,3 +54,20 @@ def test_vectors_that_are_not_finite_fail(checkpoint, capsys, monkeypatch):
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, capsys):
     assert main(["--model", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("FAIL: ")
+
+
+def test_one_token_of_hundreds_that_is_wrong_fails(checkpoint, capsys, monkeypatch):
+    from jina_embeddings_v4.jina_v4 import verification
+
+    encode = verification.Encoder.encode_images
+
+    def mixed_up(self, *args, **kwargs):
+        embeddings = encode(self, *args, **kwargs)
+        rows = embeddings.multi[-1]
+        rows[[-9, -8]] = rows[[-8, -9]]
+        return embeddings
+
+    monkeypatch.setattr(verification.Encoder, "encode_images", mixed_up)
+    assert main(["--model", str(checkpoint), "--device", "cpu", "--precision", "bfloat16"]) == 1
+    printed = capsys.readouterr().out
+    assert "beyond the bounds" in printed and "FAIL: 'a page beyond max_pixels'" in printed

@@ -620,3 +620,11 @@ def test_an_array_that_may_be_single_vectors_or_tokens_is_refused(dataset, monke
     monkeypatch.undo()
     both = model.encode_prompts(PROMPTS[:1])
     assert len(index.sort_by_similarity(both, k=2)) == 2
+
+
+def test_a_call_without_a_model_says_which_to_pass(dataset, monkeypatch):
+    """FiftyOne has loaded its own default by then, before it asks the backend."""
+    monkeypatch.setattr(foz, "load_zoo_model", lambda name, **_: object())
+    with pytest.raises(ValueError, match="Late interaction needs a model: pass model='jinaai/jina-embeddings-v4'"):
+        fob.compute_similarity(dataset, backend="late-interaction", brain_key="late")
+    assert not dataset.list_brain_runs()

@@ -9,7 +9,7 @@ import fiftyone.zoo as foz
 import numpy as np
 import pytest
 import torch
-from jina_embeddings_v4 import DEMO_CHECKPOINT
+from jina_embeddings_v4 import DEMO_CHECKPOINT, DEMO_MODEL
 from jina_embeddings_v4.jina_v4.encoder import Encoder
 from jina_embeddings_v4.training.finetune import _draw, _images_of, _make_batch, finetune
 from safetensors.torch import load_file, save_file
@@ -33,7 +33,7 @@ def calendars(tmp_path_factory):
 def adapter(calendars, tmp_path_factory):
     directory = tmp_path_factory.mktemp("adapter")
     finetune(
-        calendars[0], "question", directory, checkpoint=DEMO_CHECKPOINT, steps=60, learning_rate=1e-3, device="cpu"
+        calendars[0], "question", directory, checkpoint=DEMO_MODEL, steps=60, learning_rate=1e-3, device="cpu"
     )
     return directory
 
