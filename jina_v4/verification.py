@@ -286,7 +286,9 @@ def main(arguments=None):
     print(
         f"precision={options.precision!r} took {name}. Reference: {reference_seconds:.1f} s, engine: {seconds:.1f} s\n"
     )
-    print(f"{'task':14} {'inputs':20} {'difference':>10} {'of tokens':>9} {'cosine':>9} {'of tokens':>9} {'of each':>9}  worst")
+    print(
+        f"{'task':14} {'inputs':20} {'difference':>10} {'of tokens':>9} {'cosine':>9} {'of tokens':>9} {'of each':>9}  worst"
+    )
     for row in rows:
         print(
             f"{row.task:14} {row.inputs:20} {row.difference:10.1e} {row.multi_difference:9.1e} {row.single:9.6f} {row.multi:9.6f} {row.token:9.6f}  {row.worst}"

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Where the name of what is imported is not that of what is installed.
-INSTALLED_AS = {"PIL": "pillow", "bson": "pymongo", "sklearn": "scikit-learn", "umap": "umap-learn"}
+# Triton comes with torch where there is a GPU for it.
+INSTALLED_AS = {"PIL": "pillow", "bson": "pymongo", "sklearn": "scikit-learn", "triton": "torch", "umap": "umap-learn"}
 
 
 @pytest.fixture(scope="module")
