@@ -45,8 +45,11 @@ scaling: .venv ## measure what a page costs against its size, the batch, the num
 search: .venv ## measure what a late-interaction search costs, and what it finds
 	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.search $(ARGUMENTS)
 
+# Each process has its own database. Files stay whole, so that their fixtures are made once.
+IN_PROCESSES = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: .venv ## run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(IN_PROCESSES)
 
 test-processors: .venv ## run the engine's tests as older processors would compute, where this one can stand for them
 	@$(BIN)/python tests/processors.py

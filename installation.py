@@ -3,9 +3,9 @@
     python -m jina_embeddings_v4.installation https://github.com/<owner>/<repo>
     python -m jina_embeddings_v4.installation                  # only says what there is
 
-FiftyOne has three places for a model's code: the source in the model zoo, which ``load_zoo_model`` runs; the plugin, which
-the App runs; and the Python package, which every process imports that answers a late-interaction search. Each is a copy,
-and an update of one leaves the others as they were.
+FiftyOne has three places for a model's code: the source in the model zoo, which ``load_zoo_model`` runs; the plugin,
+which the App runs; and the Python package, which every process imports that answers a late-interaction search. Each is
+a copy, and an update of one leaves the others as they were.
 """
 
 import argparse

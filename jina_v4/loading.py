@@ -185,8 +185,8 @@ def _check_base_shapes(config, projector_dim, shards, directory):
         count = len({match[0] for match in map(layer.match, shards) if match})
         if count != stated:
             raise CheckpointError(
-                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but there are weights of {count} such layers: "
-                "the files do not belong together"
+                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights are of {count} such layers. "
+                "They do not belong together"
             )
 
     hidden_size = config.text_config.hidden_size

@@ -66,8 +66,8 @@ class Bounds:
 
 
 # Two ways to compute in float32 differ by rounding, which grows with the layers: 1e-7 to 2e-6 was seen. Half precision
-# rounds each value to 3 digits, and int8 rounds weights and inputs to 2. A row by itself is off by more than the mean of
-# them, but one that was mixed up with another, or computed from garbage, is not nearly there.
+# rounds each value to 3 digits, and int8 rounds weights and inputs to 2. A row by itself is off by more than the mean
+# of them, but one that was mixed up with another, or computed from garbage, is not nearly there.
 BOUNDS = {
     torch.float32: Bounds(1e-5, 1e-5, 0.99999, 0.99999, 0.99999),
     torch.bfloat16: Bounds(1e-2, 5e-2, 0.999, 0.999, 0.98),
@@ -286,16 +286,17 @@ def main(arguments=None):
     print(
         f"precision={options.precision!r} took {name}. Reference: {reference_seconds:.1f} s, engine: {seconds:.1f} s\n"
     )
-    print(
-        f"{'task':14} {'inputs':20} {'difference':>10} {'of tokens':>9} {'cosine':>9} {'of tokens':>9} {'of each':>9}  worst"
-    )
+    heads = f"{'difference':>10} {'of tokens':>9} {'cosine':>9} {'of tokens':>9} {'of each':>9}"
+    print(f"{'task':14} {'inputs':20} {heads}  worst")
     for row in rows:
         print(
-            f"{row.task:14} {row.inputs:20} {row.difference:10.1e} {row.multi_difference:9.1e} {row.single:9.6f} {row.multi:9.6f} {row.token:9.6f}  {row.worst}"
+            f"{row.task:14} {row.inputs:20} {row.difference:10.1e} {row.multi_difference:9.1e} {row.single:9.6f} "
+            f"{row.multi:9.6f} {row.token:9.6f}  {row.worst}"
             f"{'' if row.is_within(bounds) else '  <- beyond the bounds'}"
         )
     print(
-        f"\nBounds of {name}: difference at most {bounds.difference:.0e}, of tokens {bounds.multi_difference:.0e}, cosine at least {bounds.single}, "
+        f"\nBounds of {name}: difference at most {bounds.difference:.0e}, of tokens {bounds.multi_difference:.0e}, "
+        f"cosine at least {bounds.single}, "
         f"mean cosine of an input's tokens at least {bounds.multi}, of each of them at least {bounds.token}"
     )
     bad = [row for row in rows if not row.is_within(bounds)]

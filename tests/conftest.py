@@ -17,6 +17,7 @@ import torch
 from examples.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
+SLOWEST = ["test_finetune.py", "test_similarity.py", "test_batches.py", "test_demo.py", "test_flow.py"]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 
@@ -43,8 +44,18 @@ def pytest_configure(config):
     if not torch.cuda.is_available():
         # Kernels for GPUs are interpreted. Triton reads this when it is imported.
         os.environ["TRITON_INTERPRET"] = "1"
+    # Where several processes run tests, they share the processor.
+    share = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+    if share < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+        torch.set_num_threads(share)
     # OpenMP's threads spin while they wait, which on a busy machine makes torch many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take longest, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
 
 
 def _free_port():

@@ -36,7 +36,8 @@ def main():
             continue
 
         print(f"\n== {name}: {settings}", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", "--disable-warnings", ENGINE, *sys.argv[1:]]
+        options = ["-q", "--disable-warnings", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+        command = [sys.executable, "-m", "pytest", *options, ENGINE, *sys.argv[1:]]
         if subprocess.run(command, env=os.environ | variables).returncode:
             failed.append(name)
 

@@ -58,8 +58,8 @@ def finetune(
             without are left out
         output: the directory to write the adapter to, in the hub's layout. Its ``training`` folder holds the state of
             the training and a plot of the losses
-        checkpoint (None): a local directory, ``"org/name"``, ``"org/name@revision"`` or ``"jina-embeddings-v4-demo"`` to
-            start from. ``None`` means jina-embeddings-v4
+        checkpoint (None): a local directory, ``"org/name"``, ``"org/name@revision"`` or
+            ``"jina-embeddings-v4-demo"`` to start from. ``None`` means jina-embeddings-v4
         task ("retrieval"): the task whose adapter to train
         negatives_field (None): a field that holds lists of the IDs of samples that look right for a sample's texts and
             are not
