@@ -433,22 +433,24 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         if not len(embeddings):
             return [None] * len(images)
 
-        logits = class_logits(self._score(embeddings, pooled), self.temperature)
-        classify = fout.ClassifierOutputProcessor(self.classes, store_logits=self.store_logits)
+        # Once, since another thread may set others meanwhile.
+        classes = self.classes
+        logits = class_logits(self._score(embeddings, pooled, classes), self.temperature)
+        classify = fout.ClassifierOutputProcessor(classes, store_logits=self.store_logits)
         labels = classify(logits, None, confidence_thresh=self.confidence_thresh, classes=self.filter_classes)
         return _spread(labels, images, None)
 
-    def _score(self, embeddings, pooled):
+    def _score(self, embeddings, pooled, classes):
         """Compares images with all classes: a float32 tensor ``(images, classes)``."""
         if self.score == "pooled":
-            return torch.from_numpy(pooled @ self._class_vectors("pooled", self._pool).T)
+            return torch.from_numpy(pooled @ self._class_vectors(classes, "pooled", self._pool).T)
 
-        classes = self._class_vectors("tokens", lambda texts: ClassTokens(texts.multi, self.encoder.device))
-        return maxsim(embeddings.multi, classes, normalize=self.score == "maxsim")
+        tokens = self._class_vectors(classes, "tokens", lambda texts: ClassTokens(texts.multi, self.encoder.device))
+        return maxsim(embeddings.multi, tokens, normalize=self.score == "maxsim")
 
-    def _class_vectors(self, kind, prepare):
+    def _class_vectors(self, classes, kind, prepare):
         """Embeds the class texts and prepares them for scoring, once for as long as all that they depend on stays."""
-        texts = [f"{self.text_prompt} {name}".strip() for name in self.classes]
+        texts = [f"{self.text_prompt} {name}".strip() for name in classes]
         key = (kind, self.pooling_strategy if kind == "pooled" else None, self.task, self.query_prompt_name, texts)
         cached_key, vectors = self._cached_classes
         if key != cached_key:

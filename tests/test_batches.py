@@ -4,6 +4,7 @@ import functools
 import http.server
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -570,3 +571,40 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(map(alive, workers))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for the signal that the system sends when memory is short")
+def test_a_killed_worker_is_an_error_at_once(load_demo, dataset):
+    from jina_embeddings_v4.batches import load_images
+
+    loader = load_images(load_demo(), dataset, batch_size=1, num_workers=2)
+    next(loader)
+    start = time.monotonic()
+    os.kill(loader._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="worker.*killed by signal"):
+        for _ in loader:
+            pass
+    assert time.monotonic() - start < 30
+
+
+def test_a_call_that_was_interrupted_goes_on(load_demo, dataset, monkeypatch):
+    model = load_demo()
+    expected = dict(zip(dataset.values("id"), dataset.compute_embeddings(model, batch_size=4), strict=True))
+    embed_all, batches = type(model).embed_all, []
+
+    def interrupted(self, images):
+        batches.append(len(images))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return embed_all(self, images)
+
+    monkeypatch.setattr(type(model), "embed_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dataset.compute_embeddings(model, embeddings_field="jina", batch_size=4, num_workers=0)
+    stored = len(dataset.exists("jina"))
+    assert batches == [4, 4, 4] and stored == 8
+
+    dataset.exists("jina", False).compute_embeddings(model, embeddings_field="jina", batch_size=4, num_workers=0)
+    assert batches[3:] == [4]
+    for sample_id, vector in zip(*dataset.values(["id", "jina"]), strict=True):
+        np.testing.assert_allclose(vector, expected[sample_id], atol=2e-6)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import shutil
+import threading
 import weakref
 from pathlib import Path
 
@@ -330,3 +331,49 @@ def test_nothing_is_logged_when_all_goes_well(load_demo, dataset, caplog):
         dataset.compute_embeddings(load_demo(classes=["cat", "dog"]), embeddings_field="vector", batch_size=4)
     assert not caplog.records
     assert fo.load_dataset(dataset.name).first()["vector"].dtype == np.float32
+
+
+def test_threads_that_embed_and_label_at_once_do_not_mix(load_demo, images):
+    """One model in a server: each thread gets its own images' vectors, and labels by the classes that were set."""
+    model = load_demo(classes=["an invoice", "a letter", "a photograph"])
+    expected, labels = model.embed_images(images), [label.label for label in model.predict_all(images)]
+    failures = []
+
+    def work(number):
+        try:
+            for step in range(6):
+                first = (number + step) % 9
+                part = images[first : first + 3]
+                np.testing.assert_allclose(model.embed_images(part), expected[first : first + 3], atol=TOLERANCE)
+                found = [label.label for label in model.predict_all(part)]
+                assert found == labels[first : first + 3], (found, first)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+
+
+def test_classes_that_change_meanwhile_are_never_half_of_each(load_demo, images):
+    """Scores are of as many classes as the labels that they are told by, though another thread sets others."""
+    model = load_demo(classes=["a", "b"])
+    wanted, stop = (["a", "b"], ["c", "d", "e", "f", "g"]), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            for classes in wanted:
+                model.classes = classes
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(30):
+            label = model.predict_all(images[:1])[0]
+            assert label.label in {name for classes in wanted for name in classes}
+    finally:
+        stop.set()
+        changing.join()
