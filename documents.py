@@ -14,7 +14,7 @@ import fiftyone.core.utils as fou
 from .jina_v4.arguments import check_integer
 from .jina_v4.image_files import open_image_file
 from .jina_v4.images import load_image
-from .pdf_renderer import PdfRenderer, scale_to
+from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
 # poster cost more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158 dpi for
@@ -29,6 +29,9 @@ RENDERED = {".heic", ".heif", ".j2k", ".jp2", ".jpx", ".pbm", ".pdf", ".pgm", ".
 # Pages of a document that fail one after the other, after which the rest of it is given up: a damaged PDF may claim
 # millions.
 _FAILURES = 100
+
+# The same for pages that take more than they may, each of which is waited for.
+_COSTLY = 3
 
 # Pages that are added at a time, and the most that a killed run has to render again.
 _BATCH = 32
@@ -71,7 +74,7 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
         persistent (True): whether the dataset, if it is new, outlives the database's session
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
         seconds (30): what a page of a PDF may take to render. One that takes more, or more than 2 GB of memory, is
-            skipped
+            skipped; after three of these, so is the rest of the PDF
 
     Returns:
         the :class:`fiftyone.core.dataset.Dataset`
@@ -191,7 +194,7 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
                 if version != known_version:
                     dataset.delete_samples(samples)
 
-                present, failures = set(samples.values("page")), 0
+                present, failures, costly = set(samples.values("page")), 0, 0
                 for page in (page for page in range(1, pages + 1) if page not in present):
                     filepath = path
                     if path.suffix.lower() not in SHOWN:
@@ -202,8 +205,12 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
                     except Exception as error:
                         skipped.add(path, error, page)
                         failures += 1
-                        if failures == _FAILURES and page < pages:
-                            skipped.add(path, f"{failures} pages in a row cannot be read: the rest is passed over")
+                        costly += isinstance(error, PageLimitError)
+                        if page < pages and (failures == _FAILURES or costly == _COSTLY):
+                            why = f"{failures} pages in a row cannot be read"
+                            if costly == _COSTLY:
+                                why = f"{costly} pages take too much time or memory"
+                            skipped.add(path, f"{why}: the rest is passed over")
                             break
                         continue
 

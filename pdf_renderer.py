@@ -31,6 +31,10 @@ def scale_to(size, pixels):
     return min(math.sqrt(pixels / math.prod(size)), LONGEST_SIDE / max(size))
 
 
+class PageLimitError(ValueError):
+    """A page that takes more time or memory than it may, and costs the rendering process."""
+
+
 class PdfRenderer:
     """The rendering process, which starts when it is first needed.
 
@@ -105,8 +109,8 @@ class PdfRenderer:
         if expired.is_set() or not answer.endswith("\n"):
             self._end()
             if expired.is_set():
-                raise ValueError(f"it takes more than {seconds:g} seconds")
-            raise ValueError(f"it takes more than {MEMORY // 1024**3} GB of memory, or PDFium fails on it")
+                raise PageLimitError(f"it takes more than {seconds:g} seconds")
+            raise PageLimitError(f"it takes more than {MEMORY // 1024**3} GB of memory, or PDFium fails on it")
 
         answer = json.loads(answer)
         if "error" in answer:

@@ -527,15 +527,15 @@ def test_progress_is_told_by_documents(load, folder):
     assert seen[-1] == (3, 3)
 
 
-def write_hostile_pdf(path, resources, content, dictionary, stream, count=1):
-    """Writes a PDF of a page that draws one more object, number 5."""
+def write_hostile_pdf(path, resources, content, dictionary, stream, count=1, repeated=1):
+    """Writes a PDF of a page that draws one more object, number 5, some times over."""
 
     def with_stream(words, data):
         return f"<<{words}/Length {len(data)}>>stream\n{data}\nendstream"
 
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
-        f"<</Type/Pages/Kids[3 0 R]/Count {count}>>",
+        f"<</Type/Pages/Kids[{'3 0 R ' * repeated}]/Count {max(count, repeated)}>>",
         f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<<{resources}>>>>",
         with_stream("", content),
         with_stream(dictionary, stream),
@@ -554,12 +554,11 @@ def write_recursive_pdf(path):
     )
 
 
-def write_slow_pdf(path):
+def write_slow_pdf(path, pages=1):
     """A pattern that steps by almost nothing: it takes minutes."""
     pattern = "/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 5 5]/XStep .0005/YStep .0005/Resources<<>>"
-    write_hostile_pdf(
-        path, "/Pattern<</P 5 0 R>>", "/Pattern cs /P scn 0 0 595 842 re f", pattern, "1 0 0 rg 0 0 4 4 re f"
-    )
+    fill, tile = "/Pattern cs /P scn 0 0 595 842 re f", "1 0 0 rg 0 0 4 4 re f"
+    write_hostile_pdf(path, "/Pattern<</P 5 0 R>>", fill, pattern, tile, repeated=pages)
 
 
 def test_a_page_that_takes_too_much_costs_only_itself(load, folder, monkeypatch):
@@ -574,6 +573,17 @@ def test_a_page_that_takes_too_much_costs_only_itself(load, folder, monkeypatch)
     assert reasons["c.pdf"] == (1, "it takes more than 4 seconds")
     # Whichever of the two limits is met first on this machine.
     assert reasons["b.pdf"][0] == 1 and reasons["b.pdf"][1].startswith("it takes more than ")
+
+
+def test_a_pdf_of_slow_pages_is_given_up(load, folder, monkeypatch):
+    monkeypatch.setattr(sys.modules[PdfRenderer.__module__], "_START", 60)
+    write_slow_pdf(folder / "a.pdf", pages=50)
+    write_pdf(folder / "b.pdf", [Page("1")])
+    dataset = load(seconds=1)
+    assert pages_of(dataset) == [("b.pdf", 1)]
+    *pages, rest = dataset.info["skipped"]
+    assert [skipped["page"] for skipped in pages] == [1, 2, 3]
+    assert rest["page"] is None and rest["reason"].startswith("3 pages take too much time or memory: the rest")
 
 
 def test_a_pdf_that_claims_a_million_pages_is_given_up(load, folder):
