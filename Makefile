@@ -30,7 +30,7 @@ demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed,
 	@$(BIN)/python -m jina_embeddings_v4.training.demo demo_checkpoint
 
 verify: .venv ## check the embeddings on your weights, device and versions; MODEL=, DEVICE=, PRECISION=
-	@$(BIN)/python -m jina_embeddings_v4.jina_v4.verification --precision "$(PRECISION)" --device "$(DEVICE)" \
+	@$(BIN)/python -m jina_embeddings_v4.engine.verification --precision "$(PRECISION)" --device "$(DEVICE)" \
 		--model "$(if $(filter jina-embeddings-v4-demo,$(MODEL)),demo_checkpoint,$(MODEL))"
 
 benchmark: .venv ## measure what the demo model finds, labels and compares

@@ -123,7 +123,7 @@ def _fetch(model_name, model_path):
     import json
     import logging
 
-    from .jina_v4.checkpoint import REPOSITORY, REVISION, resolve
+    from .engine.checkpoint import REPOSITORY, REVISION, resolve
 
     # With its revision, the name of the repository cannot be that of a folder that happens to be here.
     source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else f"{REPOSITORY}@{REVISION}"
@@ -144,7 +144,7 @@ def _downloaded(model_path):
     """Reads where the weights are, or returns ``None`` where they are no longer, or not all of them."""
     import json
 
-    from .jina_v4.checkpoint import check_files
+    from .engine.checkpoint import check_files
 
     try:
         with open(model_path) as file:

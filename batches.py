@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from .call_context import fiftyone_argument
-from .jina_v4.image_files import check_dataset_path
-from .jina_v4.images import ImageBatch, ImageError, describe, resize_image
+from .engine.image_files import check_dataset_path
+from .engine.images import ImageBatch, ImageError, describe, resize_image
 
 # A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
 # what it is sent by name, along the ``sys.path`` that it inherits: while workers start, this folder is on it.
@@ -40,12 +40,12 @@ def load_or_fail(source, settings, max_pixels):
     """Loads and resizes an image.
 
     Args:
-        source: an image as :func:`jina_v4.images.load_image` takes it, or the result of an earlier call
-        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        source: an image as :func:`engine.images.load_image` takes it, or the result of an earlier call
+        settings: the checkpoint's :class:`engine.images.ImageSettings`
         max_pixels: the largest area after resizing, in pixels, or ``None``
 
     Returns:
-        a :class:`jina_v4.images.ResizedImage`, or a :class:`FailedImage`
+        a :class:`engine.images.ResizedImage`, or a :class:`FailedImage`
     """
     if isinstance(source, FailedImage):
         return source
@@ -63,7 +63,7 @@ class ImageLoader(fout.GetItem):
     """Loads a sample's image, in a data loader's worker.
 
     Args:
-        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        settings: the checkpoint's :class:`engine.images.ImageSettings`
         max_pixels: the largest area after resizing, in pixels, or ``None``
         field_mapping (None): the user's mapping of ``"filepath"`` to another field
     """
@@ -160,7 +160,7 @@ class PatchTransform:
     """Prepares the patches that FiftyOne crops for ``compute_patch_embeddings``.
 
     Args:
-        settings: the checkpoint's :class:`jina_v4.images.ImageSettings`
+        settings: the checkpoint's :class:`engine.images.ImageSettings`
         max_pixels: the largest area after resizing, in pixels, or ``None``
     """
 

@@ -7,11 +7,11 @@ import os
 
 import fiftyone.utils.torch as fout
 
-from .jina_v4.arguments import check_choice
-from .jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .jina_v4.devices import PRECISIONS, resolve_device
-from .jina_v4.pooling import POOLING_STRATEGIES
-from .jina_v4.processing import PROMPT_NAMES
+from .engine.arguments import check_choice
+from .engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from .engine.devices import PRECISIONS, resolve_device
+from .engine.pooling import POOLING_STRATEGIES
+from .engine.processing import PROMPT_NAMES
 
 SCORES = ("maxsim", "maxsim-sum", "pooled")
 

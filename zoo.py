@@ -21,11 +21,11 @@ from .batches import (
 )
 from .call_context import fiftyone_argument
 from .config import LOADING_ONLY, Setting, check_filter, unknown
-from .jina_v4.checkpoint import resolve
-from .jina_v4.encoder import Encoder, join
-from .jina_v4.images import ImageBatch, ImageError, describe, is_one_image
-from .jina_v4.pooling import pool_multi_vectors
-from .jina_v4.scoring import ClassTokens, class_logits, maxsim
+from .engine.checkpoint import resolve
+from .engine.encoder import Encoder, join
+from .engine.images import ImageBatch, ImageError, describe, is_one_image
+from .engine.pooling import pool_multi_vectors
+from .engine.scoring import TokenSet, class_logits, maxsim
 from .late_interaction.heatmaps import write_heatmaps
 from .late_interaction.similarity import register_backend
 from .task_embeddings import compute_task_embeddings
@@ -203,7 +203,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             :attr:`pooling_strategy`
 
         Raises:
-            jina_v4.images.ImageError: if an image cannot be read, naming it
+            engine.images.ImageError: if an image cannot be read, naming it
         """
         images = _as_list(images)
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)] or [[]]
@@ -225,7 +225,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             together, what :mod:`jina_embeddings_v4.batches` has for it
 
         Raises:
-            jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
+            engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
         """
         images = _as_list(images)
         in_memory = fiftyone_argument(_EMBED, "embeddings_field", default="") is None
@@ -354,7 +354,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         Returns:
             a tuple of the images, each that failed replaced by a :class:`jina_embeddings_v4.batches.FailedImage`, and
-            the :class:`jina_v4.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
+            the :class:`engine.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
         self._leave_cache()
         settings = self.encoder.processor.image_settings
@@ -405,7 +405,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             prompts: a list of strings
 
         Returns:
-            :class:`jina_v4.encoder.Embeddings`
+            :class:`engine.encoder.Embeddings`
         """
         return self._encode_texts(prompts, self.query_prompt_name)
 
@@ -445,7 +445,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         if self.score == "pooled":
             return torch.from_numpy(pooled @ self._class_vectors(classes, "pooled", self._pool).T)
 
-        tokens = self._class_vectors(classes, "tokens", lambda texts: ClassTokens(texts.multi, self.encoder.device))
+        tokens = self._class_vectors(classes, "tokens", lambda texts: TokenSet(texts.multi, self.encoder.device))
         return maxsim(embeddings.multi, tokens, normalize=self.score == "maxsim")
 
     def _class_vectors(self, classes, kind, prepare):

@@ -33,12 +33,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..jina_v4.arguments import check_choice
-from ..jina_v4.checkpoint import REPOSITORY, fingerprint
-from ..jina_v4.encoder import Encoder
-from ..jina_v4.images import ImageError, resize_image
-from ..jina_v4.pooling import unit
-from ..jina_v4.scoring import ClassTokens, maxsim
+from ..engine.arguments import check_choice
+from ..engine.checkpoint import REPOSITORY, fingerprint
+from ..engine.encoder import Encoder
+from ..engine.images import ImageError, resize_image
+from ..engine.pooling import unit
+from ..engine.scoring import TokenSet, maxsim
 
 try:
     import mteb
@@ -83,7 +83,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
 
     Args:
         checkpoint ("jinaai/jina-embeddings-v4"): a local directory, ``"org/name"`` or ``"org/name@revision"``, or an
-            :class:`jina_v4.encoder.Encoder`
+            :class:`engine.encoder.Encoder`
         late_interaction (False): whether to compare multi-vectors, by MaxSim
         truncate_dim (None): one of the checkpoint's Matryoshka dimensions, for single vectors. ``None`` keeps them all
         max_pixels (None): the area in pixels down to which larger images are resized. ``None`` means the checkpoint's
@@ -93,10 +93,10 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         corpus_chunk_size (None): the documents to hold embedded at a time. ``None`` means 1000 by late interaction, of
             400 KB a page by default, and 50000 otherwise
         tasks (None): a dict that maps names or types of mteb tasks to adapters, before :func:`adapter_for`
-        **kwargs: ``device``, ``precision`` and ``adapter`` of :class:`jina_v4.encoder.Encoder`
+        **kwargs: ``device``, ``precision`` and ``adapter`` of :class:`engine.encoder.Encoder`
 
     Raises:
-        jina_v4.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+        engine.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
         ValueError: if an argument is not allowed
     """
 
@@ -180,7 +180,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         if not self.late_interaction:
             return _rows_of(embeddings1) @ _rows_of(embeddings2).T
 
-        queries = ClassTokens(embeddings1, self.encoder.device)
+        queries = TokenSet(embeddings1, self.encoder.device)
         lengths = [len(document) for document in embeddings2]
         scores = torch.empty(len(queries), len(lengths))
         for group in _groups(lengths):

@@ -7,7 +7,7 @@ import fiftyone.zoo as foz
 import numpy as np
 
 from ..batches import FailedImage, load_images
-from ..jina_v4.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
+from ..engine.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
 
 _TEXTS_AT_ONCE = 64
 
@@ -60,35 +60,35 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
     """
     ids, *columns = samples.values(["id", *text_fields])
     skipped = {}
-    for one, *texts in zip(ids, *columns, strict=True):
+    for sample_id, *texts in zip(ids, *columns, strict=True):
         for field, text in zip(text_fields, texts, strict=True):
             if not isinstance(text, str) or not text.strip():
-                skipped.setdefault(one, f"{field} is no text: {text!r:.80}")
+                skipped.setdefault(sample_id, f"{field} is no text: {text!r:.80}")
 
     embedded = {}
     for name, model in models.items():
-        wanted = [one for one in ids if one not in skipped]
+        wanted = [sample_id for sample_id in ids if sample_id not in skipped]
         of_images, failed = _embed_images(samples, wanted, name, model, batch_size, num_workers, progress)
         skipped |= failed
         rows = {}
         for field, texts in zip(text_fields, columns, strict=True):
-            texts = {one: text for one, text in zip(ids, texts, strict=True) if one not in skipped}
+            texts = {sample_id: text for sample_id, text in zip(ids, texts, strict=True) if sample_id not in skipped}
             rows[field], failed = _embed_texts(model, texts, field)
             skipped |= failed
         embedded[name] = of_images, rows
 
-    for one, reason in skipped.items():
-        logger.warning("Leaving out sample %s: %s", one, reason)
+    for sample_id, reason in skipped.items():
+        logger.warning("Leaving out sample %s: %s", sample_id, reason)
 
-    good = [one for one in ids if one not in skipped]
+    good = [sample_id for sample_id in ids if sample_id not in skipped]
     pairs = []
     if not good:
         return good, pairs, skipped
 
     for name, (of_images, rows) in embedded.items():
         for way in of_images:
-            of_texts = [unit(np.array([rows[field][way][one] for one in good])) for field in text_fields]
-            images = unit(np.array([of_images[way][one] for one in good]))
+            of_texts = [unit(np.array([rows[field][way][sample_id] for sample_id in good])) for field in text_fields]
+            images = unit(np.array([of_images[way][sample_id] for sample_id in good]))
             pairs.append(Pairs(f"{name}, {way}" if way else name, images, *of_texts))
     return good, pairs, skipped
 
@@ -127,9 +127,11 @@ def _embed_images(samples, ids, name, model, batch_size, num_workers, progress):
             images, embeddings = model.encode_images(images, skip_failures=True)
             of_batch = [next(rest) for _ in images]
             failed |= {
-                one: image.reason for one, image in zip(of_batch, images, strict=True) if isinstance(image, FailedImage)
+                sample_id: image.reason
+                for sample_id, image in zip(of_batch, images, strict=True)
+                if isinstance(image, FailedImage)
             }
-            good = [one for one in of_batch if one not in failed]
+            good = [sample_id for sample_id in of_batch if sample_id not in failed]
             if good:
                 for way, rows in ways_of(embeddings).items():
                     found.setdefault(way, {}).update(zip(good, rows, strict=True))
@@ -141,11 +143,11 @@ def _embed_by_fiftyone(view, ids, name, model, batch_size, num_workers, progress
     vectors = view.compute_embeddings(model, batch_size=batch_size or 16, **options)
     found = dict(zip(ids, vectors if vectors is not None else [None] * len(ids), strict=True))
     # FiftyOne gives up a whole batch for one image.
-    for one in [one for one, vector in found.items() if vector is None]:
-        alone = view.select(one).compute_embeddings(model, **options)
-        found[one] = alone[0] if alone is not None and len(alone) else None
-    failed = {one: f"{name} cannot embed its image" for one, vector in found.items() if vector is None}
-    return {"": {one: np.ravel(vector) for one, vector in found.items() if vector is not None}}, failed
+    for sample_id in [sample_id for sample_id, vector in found.items() if vector is None]:
+        alone = view.select(sample_id).compute_embeddings(model, **options)
+        found[sample_id] = alone[0] if alone is not None and len(alone) else None
+    failed = {sample_id: f"{name} cannot embed its image" for sample_id, vector in found.items() if vector is None}
+    return {"": {sample_id: np.ravel(vector) for sample_id, vector in found.items() if vector is not None}}, failed
 
 
 def _embed_texts(model, texts, field):
@@ -156,14 +158,14 @@ def _embed_texts(model, texts, field):
         for start in range(0, len(ids), _TEXTS_AT_ONCE):
             batch = ids[start : start + _TEXTS_AT_ONCE]
             try:
-                _add(found, batch, _embed(model, [texts[one] for one in batch]))
+                _add(found, batch, _embed(model, [texts[sample_id] for sample_id in batch]))
             except Exception:
-                for one in batch:
+                for sample_id in batch:
                     try:
-                        _add(found, [one], _embed(model, [texts[one]]))
+                        _add(found, [sample_id], _embed(model, [texts[sample_id]]))
                     # Whatever it is, it is one text's.
                     except Exception as error:
-                        failed[one] = f"{field}: {type(error).__name__}: {error}"
+                        failed[sample_id] = f"{field}: {type(error).__name__}: {error}"
     return found, failed
 
 

@@ -80,10 +80,10 @@ class SearchReport:
         """
         i = self.queries.index(query)
         found, relevant = self.found[name][i], self.relevant[i]
-        verdicts = {one: "right" if one in relevant else "wrong" for one in found}
-        verdicts |= {one: "missed" for one in sorted(relevant - set(found))}
+        verdicts = {sample_id: "right" if sample_id in relevant else "wrong" for sample_id in found}
+        verdicts |= {sample_id: "missed" for sample_id in sorted(relevant - set(found))}
         if verdict_field is not None:
-            labels = {one: fo.Classification(label=verdict) for one, verdict in verdicts.items()}
+            labels = {sample_id: fo.Classification(label=verdict) for sample_id, verdict in verdicts.items()}
             self.samples.set_values(verdict_field, labels, key_field="id")
         return self.samples.select(list(verdicts), ordered=True)
 
@@ -179,9 +179,9 @@ def _relevant(samples, queries):
     """The sets of the ids of the right samples, by query, and the reasons by the queries to leave out."""
     relevant, skipped = {}, {}
     if isinstance(queries, str):
-        for one, texts in zip(*samples.values(["id", queries]), strict=True):
+        for sample_id, texts in zip(*samples.values(["id", queries]), strict=True):
             for text in [texts] if isinstance(texts, str) else texts or []:
-                relevant.setdefault(text, set()).add(one)
+                relevant.setdefault(text, set()).add(sample_id)
     else:
         present = set(samples.values("id"))
         for query, right in queries.items():
@@ -226,7 +226,7 @@ def _neighbours(index, queries, depth):
 
 def _scores(ids):
     """What ranx ranks by. It wants at least one, and knows no such sample."""
-    return {one: float(len(ids) - rank) for rank, one in enumerate(ids)} or {"none": 0.0}
+    return {sample_id: float(len(ids) - rank) for rank, sample_id in enumerate(ids)} or {"none": 0.0}
 
 
 def _by_metric(computed, metrics):

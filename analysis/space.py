@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from tabulate import tabulate
 
-from ..jina_v4.arguments import check_choice, check_integer
+from ..engine.arguments import check_choice, check_integer
 from . import figures
 from .pairs import check_model, embed_pairs
 
@@ -206,7 +206,7 @@ def measure_space(
         )
 
     texts = dict(zip(*chosen.values(["id", text_field]), strict=True))
-    others = _draw_negatives([texts[one] for one in ids], negatives, seed)
+    others = _draw_negatives([texts[sample_id] for sample_id in ids], negatives, seed)
     spaces = []
     for of_model in pairs:
         spaces.append(_measure(of_model, others, projection, seed))

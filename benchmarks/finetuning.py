@@ -11,7 +11,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 from jina_embeddings_v4 import DEMO_CHECKPOINT
-from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.training.finetune import finetune
 from jina_embeddings_v4.training.pages.canvas import INK, PALE, RGB, Canvas, jitter
 

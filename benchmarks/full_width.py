@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jina_embeddings_v4.jina_v4.checkpoint import ADAPTERS
+from jina_embeddings_v4.engine.checkpoint import ADAPTERS
 from jina_embeddings_v4.training.files import (
     new_towers,
     write_base,

@@ -15,9 +15,9 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from jina_embeddings_v4.jina_v4.encoder import Encoder
-from jina_embeddings_v4.jina_v4.pooling import pool_multi_vectors
-from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
+from jina_embeddings_v4.engine.encoder import Encoder
+from jina_embeddings_v4.engine.pooling import pool_multi_vectors
+from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 from jina_embeddings_v4.training.data import load_pages, page_queries
 from jina_embeddings_v4.training.losses import single_scores
 from jina_embeddings_v4.training.pages.documents import TYPES, documents
@@ -61,14 +61,14 @@ def two_stage(single, multi, candidates=100):
 
 def late_scores(queries, pages):
     """Scores all queries on all pages by MaxSim over the query's length, as an array ``(queries, pages)``."""
-    return maxsim(pages, ClassTokens(queries)).numpy().T
+    return maxsim(pages, TokenSet(queries)).numpy().T
 
 
 class Retrieval:
     """1,000 test pages, and a query for each.
 
     Args:
-        encoder: an :class:`jina_v4.encoder.Encoder`, whose settings resize the pages
+        encoder: an :class:`engine.encoder.Encoder`, whose settings resize the pages
         count (1000): how many pages
     """
 
@@ -101,9 +101,9 @@ def zero_shot(encoder, pages, embeddings, names, text_prompt="An image of:"):
     """Returns the share of pages that MaxSim gives the right type.
 
     Args:
-        encoder: an :class:`jina_v4.encoder.Encoder`
+        encoder: an :class:`engine.encoder.Encoder`
         pages: the pages
-        embeddings: their :class:`jina_v4.encoder.Embeddings`
+        embeddings: their :class:`engine.encoder.Embeddings`
         names: a dict of the types' class names
     """
     classes = encoder.encode_texts([f"{text_prompt} {name}".strip() for name in names.values()], task="retrieval")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jina_embeddings_v4.jina_v4.checkpoint import read_config
-from jina_embeddings_v4.jina_v4.encoder import Encoder
-from jina_embeddings_v4.jina_v4.images import resize_image
-from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
+from jina_embeddings_v4.engine.checkpoint import read_config
+from jina_embeddings_v4.engine.encoder import Encoder
+from jina_embeddings_v4.engine.images import resize_image
+from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 
 from . import HAS_FIFTYONE
 from .full_width import draw_pages, language_weights
@@ -40,7 +40,7 @@ class Scaling:
     """Measures an encoder.
 
     Args:
-        encoder: a :class:`jina_v4.encoder.Encoder`
+        encoder: a :class:`engine.encoder.Encoder`
         paths: the paths of pages
         rounds: how often to measure each figure, of which the median is told
     """
@@ -70,15 +70,15 @@ class Scaling:
         """
         backbone = self.encoder.backbone
         batch = [self.encoder.processor.image_tokens(page) for page in self._pages[:2]]
-        visual = backbone.see(batch, self._settings)
-        looking = self.seconds(lambda: backbone.see(batch, self._settings))
+        visual = backbone.encode_vision(batch, self._settings)
+        looking = self.seconds(lambda: backbone.encode_vision(batch, self._settings))
 
         # No adapter goes by the name "none", so there is nothing to add. In turn, since the difference is small.
         times = {"none": [], "retrieval": []}
         for _ in range(5):
             for adapter, seconds in times.items():
                 backbone.use(adapter)
-                seconds.append(self.seconds(lambda adapter=adapter: backbone.read(batch, adapter, visual)))
+                seconds.append(self.seconds(lambda adapter=adapter: backbone.encode_tokens(batch, adapter, visual)))
         without, applied = (statistics.median(seconds) for seconds in times.values())
 
         def switch():
@@ -135,7 +135,7 @@ class Scaling:
         generator = np.random.default_rng(0)
         for count in (10, 100, 1000):
             vectors = [generator.standard_normal((6, 128), dtype=np.float32) for _ in range(count)]
-            classes = ClassTokens(vectors, self.encoder.device)
+            classes = TokenSet(vectors, self.encoder.device)
             seconds = self.seconds(lambda classes=classes: maxsim(multi, classes)) / len(pages)
             print(f"| {count} | {seconds:.4f} | {seconds / page:.2%} |")
 

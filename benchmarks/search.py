@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
-from jina_embeddings_v4.jina_v4.encoder import Embeddings, Encoder
-from jina_embeddings_v4.jina_v4.pooling import unit
-from jina_embeddings_v4.late_interaction.local_store import LocalStore
+from jina_embeddings_v4.engine.encoder import Embeddings, Encoder
+from jina_embeddings_v4.engine.pooling import unit
 from jina_embeddings_v4.late_interaction.query import Query
+from jina_embeddings_v4.late_interaction.stores.local import LocalStore
 from jina_embeddings_v4.late_interaction.token_pooling import pool_tokens
 
 from .quality import Retrieval, ndcg

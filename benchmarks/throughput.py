@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jina_embeddings_v4.jina_v4.checkpoint import read_config
-from jina_embeddings_v4.jina_v4.devices import exact_float32, resolve_device
-from jina_embeddings_v4.jina_v4.encoder import Encoder
-from jina_embeddings_v4.jina_v4.images import resize_image
-from jina_embeddings_v4.jina_v4.linear import make_linear
-from jina_embeddings_v4.jina_v4.loading import load_network
-from jina_embeddings_v4.jina_v4.processing import Processor
+from jina_embeddings_v4.engine.checkpoint import read_config
+from jina_embeddings_v4.engine.devices import exact_float32, resolve_device
+from jina_embeddings_v4.engine.encoder import Encoder
+from jina_embeddings_v4.engine.images import resize_image
+from jina_embeddings_v4.engine.linear import make_linear
+from jina_embeddings_v4.engine.loading import load_network
+from jina_embeddings_v4.engine.processing import Processor
 
 from . import HAS_FIFTYONE
 from .full_width import draw_pages, work, write_checkpoint

@@ -1,10 +1,10 @@
 """The ways in which the same weights are run elsewhere, written out plainly, to compare with."""
 
 import torch
-from jina_embeddings_v4.jina_v4.elementwise import rotate
-from jina_embeddings_v4.jina_v4.images import patchify, resize_image
-from jina_embeddings_v4.jina_v4.pooling import multi_vectors, single_vectors
-from jina_embeddings_v4.jina_v4.vision import lay_out
+from jina_embeddings_v4.engine.elementwise import rotate
+from jina_embeddings_v4.engine.images import patchify, resize_image
+from jina_embeddings_v4.engine.pooling import multi_vectors, single_vectors
+from jina_embeddings_v4.engine.vision import lay_out
 from jina_embeddings_v4.training.forward import embed, visual_tokens
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
@@ -13,9 +13,9 @@ def stock(network, processor, files, task="retrieval"):
     """transformers' own towers with PEFT's adapters, images side by side in one padded batch.
 
     Args:
-        network: what :func:`jina_v4.loading.load_network` gave
-        processor: the :class:`jina_v4.processing.Processor`
-        files: a list of images, as :func:`jina_v4.images.resize_image` takes them
+        network: what :func:`engine.loading.load_network` gave
+        processor: the :class:`engine.processing.Processor`
+        files: a list of images, as :func:`engine.images.resize_image` takes them
         task ("retrieval"): the task
 
     Returns:

@@ -75,7 +75,7 @@ def write_heatmaps(
     Raises:
         TypeError: if the query is no string
         ValueError: if the query is empty, the samples are no images, or the field is of another type
-        jina_v4.images.ImageError: if an image cannot be read, and failures are not to be skipped
+        engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
     """
     _check_images(samples)
     processor = model.encoder.processor

@@ -6,8 +6,8 @@ import fiftyone.brain.similarity as fbs
 import numpy as np
 from bson import ObjectId
 
-from ..jina_v4.arguments import check_integer
-from ..jina_v4.encoder import Embeddings
+from ..engine.arguments import check_integer
+from ..engine.encoder import Embeddings
 from .indexing import embed_missing
 from .query import Query
 
@@ -19,7 +19,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     in ``[-1, 1]``. Its distance, as ``dist_field`` has it, is 1 less the score. The score by several prompts or pages
     is the mean of the scores by each.
 
-    What :meth:`compute_embeddings` gives and :meth:`add_to_index` takes are :class:`jina_v4.encoder.Embeddings`, both
+    What :meth:`compute_embeddings` gives and :meth:`add_to_index` takes are :class:`engine.encoder.Embeddings`, both
     kinds of vectors.
 
     Args:
@@ -139,7 +139,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             **kwargs: see :meth:`add_samples`
 
         Returns:
-            a tuple of the :class:`jina_v4.encoder.Embeddings`, an array of the sample ids, and an array of the patches'
+            a tuple of the :class:`engine.encoder.Embeddings`, an array of the sample ids, and an array of the patches'
             ids or ``None``
         """
 
@@ -150,10 +150,10 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             return missing if skip_existing else ids
 
         batches = list(self._embed(samples, wanted, model, **kwargs))
-        sample_ids = np.array([one for _, of_batch, _ in batches for one in of_batch], dtype="U24")
+        sample_ids = np.array([page_id for _, of_batch, _ in batches for page_id in of_batch], dtype="U24")
         label_ids = None
         if self.config.patches_field is not None:
-            label_ids = np.array([one for _, _, of_batch in batches for one in of_batch], dtype="U24")
+            label_ids = np.array([page_id for _, _, of_batch in batches for page_id in of_batch], dtype="U24")
         singles = [embeddings.single for embeddings, _, _ in batches]
         multi = [rows for embeddings, _, _ in batches for rows in embeddings.multi]
         return Embeddings(np.concatenate(singles) if singles else np.empty((0, 0)), multi), sample_ids, label_ids
@@ -184,12 +184,12 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
                 "one call: index.add_samples(samples)"
             )
 
-        ids = [str(one) for one in (sample_ids if label_ids is None else label_ids)]
-        sample_ids = [str(one) for one in sample_ids]
+        ids = [str(page_id) for page_id in (sample_ids if label_ids is None else label_ids)]
+        sample_ids = [str(page_id) for page_id in sample_ids]
         keep = range(len(ids))
         if not overwrite or not allow_existing or warn_existing:
             missing = set(self._store.missing(ids))
-            existing = [one for one in ids if one not in missing]
+            existing = [page_id for page_id in ids if page_id not in missing]
             if existing and not allow_existing and not overwrite:
                 raise ValueError(f"Found {len(existing)} IDs (eg {existing[0]}) that already exist in the index")
             if existing and warn_existing:
@@ -252,7 +252,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         missing = self._store.missing(ids)
         self._check_missing(missing, allow_missing, warn_missing)
         absent = set(missing)
-        return [one for one in ids if one not in absent]
+        return [page_id for page_id in ids if page_id not in absent]
 
     def _page_ids(self, sample_ids, label_ids):
         """The ids of pages, by those of samples or of patches, or of all."""
@@ -283,7 +283,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             return super()._parse_query(query)
 
         prompts = [query] if isinstance(query, str) else list(query)
-        if any(isinstance(one, str) and not one.strip() for one in prompts):
+        if any(isinstance(prompt, str) and not prompt.strip() for prompt in prompts):
             raise ValueError("The query is empty: pass a text that says what to look for")
         if not prompts or not isinstance(prompts[0], str) or ObjectId.is_valid(prompts[0]):
             return super()._parse_query(prompts)
@@ -316,8 +316,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
         queries, single = self._queries(query, aggregation)
         found = [
-            self._store.search(one, k=k, candidates=self.config.candidates, ids=within, reverse=reverse)
-            for one in queries
+            self._store.search(each, k=k, candidates=self.config.candidates, ids=within, reverse=reverse)
+            for each in queries
         ]
         ids, sample_ids, scores = ([list(part) for part in parts] for parts in zip(*found, strict=True))
         dists = [[1 - float(score) for score in of_query] for of_query in scores]
@@ -353,7 +353,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             return [Query.from_embeddings(embeddings)], True
 
         each = (Embeddings(embeddings.single[[i]], [multi]) for i, multi in enumerate(embeddings.multi))
-        return [Query.from_embeddings(one) for one in each], False
+        return [Query.from_embeddings(embeddings) for embeddings in each], False
 
     @classmethod
     def _from_dict(cls, d, samples, config, brain_key):
@@ -374,4 +374,4 @@ def check_owner(samples, config):
 
 
 def _as_list(ids):
-    return [ids] if isinstance(ids, str) else [str(one) for one in ids]
+    return [ids] if isinstance(ids, str) else [str(page_id) for page_id in ids]

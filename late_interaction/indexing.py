@@ -9,7 +9,7 @@ import fiftyone.utils.torch as fout
 import torch
 
 from ..batches import FailedImage, load_images, start_workers
-from ..jina_v4.encoder import Embeddings
+from ..engine.encoder import Embeddings
 from .token_pooling import pool_tokens
 
 # Samples that are selected at a time. A query of MongoDB has its limit, 16 MB.
@@ -46,7 +46,7 @@ def embed_missing(
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
 
     Yields:
-        tuples of :class:`jina_v4.encoder.Embeddings`, a list of the sample ids, and a list of the patches' ids or
+        tuples of :class:`engine.encoder.Embeddings`, a list of the sample ids, and a list of the patches' ids or
         ``None``
     """
     samples = _flat(samples, patches_field)
@@ -54,7 +54,7 @@ def embed_missing(
         ids = missing(samples.values("id"))
         batches = _images(model, samples, ids, batch_size, num_workers, skip_failures)
     else:
-        ids = missing([one for of_sample in _patch_ids(samples, patches_field)[1] for one in of_sample])
+        ids = missing([page_id for of_sample in _patch_ids(samples, patches_field)[1] for page_id in of_sample])
         views = _patch_views(samples, patches_field, ids)
         batches = _patches(model, views, patches_field, batch_size, num_workers, skip_failures, force_square, alpha)
 
@@ -119,11 +119,11 @@ def _patch_views(samples, patches_field, label_ids):
     """Yields views of the patches to embed, and of no others, some thousands at a time."""
     wanted = set(label_ids)
     chosen, labels = [], []
-    for one, of_sample in zip(samples.values("id"), _patch_ids(samples, patches_field)[1], strict=True):
+    for page_id, of_sample in zip(samples.values("id"), _patch_ids(samples, patches_field)[1], strict=True):
         if wanted.isdisjoint(of_sample):
             continue
 
-        chosen.append(one)
+        chosen.append(page_id)
         labels += of_sample
         if len(labels) >= _PATCHES_AT_ONCE:
             yield _patch_view(samples, patches_field, chosen, labels, wanted)
@@ -137,7 +137,7 @@ def _patch_view(samples, patches_field, ids, label_ids, wanted):
     if wanted.issuperset(label_ids):
         return view
 
-    return view.select_labels(ids=[one for one in label_ids if one in wanted], fields=patches_field)
+    return view.select_labels(ids=[page_id for page_id in label_ids if page_id in wanted], fields=patches_field)
 
 
 def _flat(samples, patches_field):
@@ -164,4 +164,4 @@ def _patch_ids(samples, patches_field):
     if issubclass(label_type, fol._HasLabelList):
         return sample_ids, [of_sample or [] for of_sample in label_ids]
 
-    return sample_ids, [[] if one is None else [one] for one in label_ids]
+    return sample_ids, [[] if page_id is None else [page_id] for page_id in label_ids]

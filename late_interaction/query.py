@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..jina_v4.pooling import unit
+from ..engine.pooling import unit
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Query:
         """Makes the query of several prompts or pages.
 
         Args:
-            embeddings: the :class:`jina_v4.encoder.Embeddings` of at least one
+            embeddings: the :class:`engine.encoder.Embeddings` of at least one
 
         Returns:
             a :class:`Query`

@@ -18,11 +18,11 @@ import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
 
 from ..call_context import fiftyone_argument
-from ..jina_v4.arguments import check_choice, check_integer
+from ..engine.arguments import check_choice, check_integer
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
-from .local_store import LocalStore
-from .qdrant_store import QdrantStore
-from .vector_files import DTYPES
+from .stores.local import LocalStore
+from .stores.qdrant import QdrantStore
+from .stores.vector_files import DTYPES
 
 BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
@@ -31,7 +31,7 @@ STORES = ("local", "qdrant")
 _BRAIN = ("fiftyone.brain.similarity.compute_similarity",)
 
 # What may differ between the call that made an index and one that goes on with it.
-_FREE = ("candidates", "index_name", "uri", "owner", "supports_prompts")
+_SETTINGS_THAT_MAY_CHANGE = ("candidates", "index_name", "uri", "owner", "supports_prompts")
 
 
 class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
@@ -181,7 +181,7 @@ class LateInteractionSimilarity(fbs.Similarity):
         """Registers a run. The same call again goes on with the run that is there."""
         if key is None or key not in self.list_runs(samples):
             self.validate_run(samples, key, overwrite=overwrite)
-            self._settle(samples, key)
+            self._resolve_location(samples, key)
             self._make_store()
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
@@ -197,14 +197,14 @@ class LateInteractionSimilarity(fbs.Similarity):
     def _check_settings(self, key, its):
         # As the database gives them back: a tuple, for one, as a list.
         mine, its = (json_util.loads(json_util.dumps(settings)) for settings in (self.config.serialize(), its))
-        other = [name for name in mine if name not in _FREE and mine[name] != its.get(name)]
+        other = [name for name in mine if name not in _SETTINGS_THAT_MAY_CHANGE and mine[name] != its.get(name)]
         if other:
             raise ValueError(
                 f"The index {key!r} was made with {', '.join(f'{name}={its.get(name)!r}' for name in other)}: call "
                 f"dataset.delete_brain_run({key!r}) first, or choose another brain_key"
             )
 
-    def _settle(self, samples, key):
+    def _resolve_location(self, samples, key):
         """Decides where the vectors of a new index will be, before that is stored with its run."""
         self.config.load_credentials()
         if self.config.uri is None:
@@ -268,7 +268,7 @@ class LateInteractionSimilarity(fbs.Similarity):
 
     def initialize(self, samples, brain_key):
         if brain_key is None:
-            self._settle(samples, None)
+            self._resolve_location(samples, None)
             self._make_store()
         index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
         index._store.create()

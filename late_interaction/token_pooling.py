@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from ..jina_v4.pooling import unit
+from ..engine.pooling import unit
 
 
 def pool_tokens(multi_vector, factor):

@@ -73,7 +73,7 @@ def checkpoint():
 @pytest.fixture(scope="session")
 def encoder(checkpoint):
     """An encoder of the tiny checkpoint, in float32 on the CPU."""
-    from jina_embeddings_v4.jina_v4.encoder import Encoder
+    from jina_embeddings_v4.engine.encoder import Encoder
 
     return Encoder.from_checkpoint(checkpoint, device="cpu", precision="float32")
 

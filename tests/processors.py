@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENGINE = "tests/jina_v4"
+ENGINE = "tests/engine"
 
 # What to play, by which variables, and what the processor must have for it by its flags in Linux.
 PROCESSORS = {

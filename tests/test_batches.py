@@ -21,7 +21,7 @@ import pytest
 import torch
 from eta.core.video import FFmpegVideoReader
 from fiftyone.utils.patches import extract_patch
-from jina_embeddings_v4.jina_v4.images import ImageError
+from jina_embeddings_v4.engine.images import ImageError
 from PIL import Image
 
 from .conftest import DEMO_MODEL, copy_source
@@ -428,7 +428,7 @@ def memory(model, monkeypatch):
     There is no telling how large the GPU is, if any, so the error is raised where it would be.
     """
     backbone = model.encoder.backbone
-    read = backbone.read
+    read = backbone.encode_tokens
     monkeypatch.setattr(backbone, "token_budget", backbone.token_budget)
 
     def limit(fits):
@@ -437,7 +437,7 @@ def memory(model, monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return read(batch, *args)
 
-        monkeypatch.setattr(backbone, "read", limited)
+        monkeypatch.setattr(backbone, "encode_tokens", limited)
 
     return limit
 
@@ -477,14 +477,14 @@ def test_images_on_which_half_precision_overflows_cost_only_themselves(model, da
     expected = model.embed_images(paths)
     lengths = np.array([len(vectors) for vectors in model.encoder.encode_images(paths).multi])
     fits = lengths < max(lengths)
-    read = model.encoder.backbone.read
+    read = model.encoder.backbone.encode_tokens
 
     def overflowing(batch, *args):
         states, rows = read(batch, *args)
         factors = [1 if len(tokens) < max(lengths) else torch.inf for tokens in batch for _ in range(len(tokens))]
         return states * torch.tensor(factors)[:, None], rows
 
-    monkeypatch.setattr(model.encoder.backbone, "read", overflowing)
+    monkeypatch.setattr(model.encoder.backbone, "encode_tokens", overflowing)
     vectors = batch.compute_embeddings(model, batch_size=4, num_workers=0)
     assert_close([vector for vector in vectors if vector is not None], expected[fits])
     expect_warnings(caplog, dict.fromkeys(np.array(paths)[~fits], "The model overflowed"))

@@ -15,7 +15,7 @@ import fiftyone.zoo as foz
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from jina_embeddings_v4.jina_v4.checkpoint import REPOSITORY, REVISION, CheckpointError
+from jina_embeddings_v4.engine.checkpoint import REPOSITORY, REVISION, CheckpointError
 
 from .conftest import DEMO_MODEL, FIXTURES, copy_source
 from .loopback_hub import LoopbackHub
@@ -241,7 +241,7 @@ def test_a_hub_that_never_answers_is_told_soon(hub, monkeypatch):
     hub.stop()
     # Each load of the zoo imports the source once more, by another name.
     for name, module in list(sys.modules.items()):
-        if name.endswith("jina_v4.checkpoint"):
+        if name.endswith("engine.checkpoint"):
             monkeypatch.setattr(module, "_HUB_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", int(constants.ENDPOINT.rpartition(":")[2]))):
         start = time.monotonic()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
-from jina_embeddings_v4.jina_v4 import scoring
+from jina_embeddings_v4.engine import scoring
 from PIL import Image
 
 from .conftest import DEMO_MODEL

@@ -19,8 +19,8 @@ class Batch:
     """Pairs that belong together, and what is known of all the others.
 
     Args:
-        queries: a list of :class:`jina_v4.processing.Tokens`, of texts
-        targets: a list of :class:`jina_v4.processing.Tokens`, all of texts or all of pages: the queries' own in their
+        queries: a list of :class:`engine.processing.Tokens`, of texts
+        targets: a list of :class:`engine.processing.Tokens`, all of texts or all of pages: the queries' own in their
             order, then any hard negatives
         excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
         grades (None): a tensor ``(queries, targets)`` that says how alike they are, where that is known
@@ -48,9 +48,9 @@ def train_adapter(
 
     Args:
         directory: where the training's state is kept
-        network: what :func:`jina_v4.loading.load_network` gave. One of its adapters is trained in place
+        network: what :func:`engine.loading.load_network` gave. One of its adapters is trained in place
         task: the adapter's name
-        processor: the :class:`jina_v4.processing.Processor`
+        processor: the :class:`engine.processing.Processor`
         matryoshka_dims: the dimensions at which single vectors must be good
         batches: a function of the step to begin with that returns an iterable of :class:`Batch`
         steps: the number of batches

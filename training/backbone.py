@@ -31,8 +31,8 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
 
     Args:
         directory: where the training's state is kept
-        towers: the :class:`jina_v4.backbone.Towers` to train, in place
-        processor: the :class:`jina_v4.processing.Processor`
+        towers: the :class:`engine.backbone.Towers` to train, in place
+        processor: the :class:`engine.processing.Processor`
         end_token: the id of the token that ends a caption
         matryoshka_dims: the dimensions at which single vectors must be good
         steps: the number of batches of 32 pages

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..jina_v4.images import ResizedImage, resize_image
+from ..engine.images import ResizedImage, resize_image
 from .pages.documents import TYPES, Document, documents
 from .pages.phrases import caption, sample_query
 from .pages.rendering import draw_document
@@ -31,7 +31,7 @@ class Pages(torch.utils.data.Dataset):
 
     Args:
         split: one of :data:`training.pages.documents.SPLITS`
-        image_settings: the :class:`jina_v4.images.ImageSettings` of the model
+        image_settings: the :class:`engine.images.ImageSettings` of the model
     """
 
     def __init__(self, split, image_settings):
@@ -49,7 +49,7 @@ def load_pages(split, image_settings, numbers, workers=2):
 
     Args:
         split: one of :data:`training.pages.documents.SPLITS`
-        image_settings: the :class:`jina_v4.images.ImageSettings` of the model
+        image_settings: the :class:`engine.images.ImageSettings` of the model
         numbers: an iterable of lists of numbers, one a batch
         workers (2): the number of worker processes
     """
@@ -129,13 +129,13 @@ def captioned(tokens, processor, document, end_token):
     """Appends a page's caption to its tokens, as what the model is to say after its prompt.
 
     Args:
-        tokens: the page's :class:`jina_v4.processing.Tokens`
-        processor: the :class:`jina_v4.processing.Processor`
+        tokens: the page's :class:`engine.processing.Tokens`
+        processor: the :class:`engine.processing.Processor`
         document: what is on the page
         end_token: the id of the token that ends the caption
 
     Returns:
-        :class:`jina_v4.processing.Tokens`, whose last tokens are the caption, and the number of these
+        :class:`engine.processing.Tokens`, whose last tokens are the caption, and the number of these
     """
     said = torch.cat([processor.ids(caption(document)), torch.tensor([end_token])])
     positions = torch.arange(1, len(said) + 1) + tokens.positions[:, -1:].max()
@@ -150,10 +150,10 @@ def captioned(tokens, processor, document, end_token):
 
 
 def page_tokens(processor, pages):
-    """Returns the :class:`jina_v4.processing.Tokens` of pages."""
+    """Returns the :class:`engine.processing.Tokens` of pages."""
     return [processor.image_tokens(page.image) for page in pages]
 
 
 def text_tokens(processor, texts, task="retrieval", prompt_name="query"):
-    """Returns the :class:`jina_v4.processing.Tokens` of texts."""
+    """Returns the :class:`engine.processing.Tokens` of texts."""
     return [processor.text_tokens(text, task, prompt_name) for text in texts]

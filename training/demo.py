@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..jina_v4.checkpoint import ADAPTERS
-from ..jina_v4.loading import load_network
-from ..jina_v4.processing import Processor
+from ..engine.checkpoint import ADAPTERS
+from ..engine.loading import load_network
+from ..engine.processing import Processor
 from .adapters import train_adapter
 from .backbone import train_backbone
 from .files import (

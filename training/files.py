@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
 
-from ..jina_v4.backbone import Towers
-from ..jina_v4.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTERS, WEIGHT_INDEX
+from ..engine.backbone import Towers
+from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTERS, WEIGHT_INDEX
 
 # The checkpoint that the package carries. Its settings, but for the sizes, are the pattern for new ones.
 PATTERN = Path(__file__).parent.parent / "demo_checkpoint"
@@ -136,7 +136,7 @@ def write_new_adapters(directory, towers, tasks, rank, seed):
 
     Args:
         directory: the directory of the adapters
-        towers: the :class:`jina_v4.backbone.Towers` that they are for
+        towers: the :class:`engine.backbone.Towers` that they are for
         tasks: the tasks' names
         rank: the adapters' rank
         seed: the seed of their first halves; the second are zero

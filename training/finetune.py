@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from .. import DEMO_CHECKPOINT, DEMO_MODEL
-from ..jina_v4.arguments import check_choice
-from ..jina_v4.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
-from ..jina_v4.devices import resolve_device, resolve_dtype
-from ..jina_v4.image_files import check_dataset_path
-from ..jina_v4.images import ImageBatch, ImageError, resize_image
-from ..jina_v4.loading import load_network
-from ..jina_v4.processing import Processor
+from ..engine.arguments import check_choice
+from ..engine.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
+from ..engine.devices import resolve_device, resolve_dtype
+from ..engine.image_files import check_dataset_path
+from ..engine.images import ImageBatch, ImageError, resize_image
+from ..engine.loading import load_network
+from ..engine.processing import Processor
 from .adapters import Batch, train_adapter
 from .files import read_adapter_config, write_adapters
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from ..jina_v4.images import patchify
+from ..engine.images import patchify
 
 
 @dataclass
@@ -34,9 +34,9 @@ def visual_tokens(towers, batch, image_settings):
     """Runs the vision tower.
 
     Args:
-        towers: a :class:`jina_v4.backbone.Towers`
-        batch: a list of N :class:`jina_v4.processing.Tokens` of images
-        image_settings: the :class:`jina_v4.images.ImageSettings`
+        towers: a :class:`engine.backbone.Towers`
+        batch: a list of N :class:`engine.processing.Tokens` of images
+        image_settings: the :class:`engine.images.ImageSettings`
 
     Returns:
         a list of N tensors ``(visual_tokens_i, hidden)``
@@ -52,8 +52,8 @@ def embed(towers, batch, visual=None):
     """Runs the language model and the projector.
 
     Args:
-        towers: a :class:`jina_v4.backbone.Towers`
-        batch: a list of N :class:`jina_v4.processing.Tokens`
+        towers: a :class:`engine.backbone.Towers`
+        batch: a list of N :class:`engine.processing.Tokens`
         visual (None): for images, the list of their visual tokens
 
     Returns:
@@ -83,7 +83,7 @@ def _pad(batch, device):
     """Lays a batch's tokens into rows of equal length, padded on the right.
 
     Args:
-        batch: a list of N :class:`jina_v4.processing.Tokens`
+        batch: a list of N :class:`engine.processing.Tokens`
         device: where to lay them
 
     Returns:
@@ -106,8 +106,8 @@ def _pixels(batch, settings, device, dtype):
     """Lays the patches of a batch's images end to end.
 
     Args:
-        batch: a list of N :class:`jina_v4.processing.Tokens` of images
-        settings: the :class:`jina_v4.images.ImageSettings`
+        batch: a list of N :class:`engine.processing.Tokens` of images
+        settings: the :class:`engine.images.ImageSettings`
         device: where to lay them
         dtype: the :class:`torch.dtype` of the patches
 

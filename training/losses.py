@@ -7,7 +7,7 @@ query by chance is no negative for it: where that is known, it is left out.
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
-from ..jina_v4.scoring import ClassTokens, maxsim
+from ..engine.scoring import TokenSet, maxsim
 
 
 def single_scores(queries, targets, dim=None):
@@ -34,7 +34,7 @@ def late_scores(queries, targets):
     Returns:
         a tensor ``(queries, targets)``
     """
-    return maxsim(targets, ClassTokens(queries, targets[0].device)).T
+    return maxsim(targets, TokenSet(queries, targets[0].device)).T
 
 
 def info_nce(scores, temperature, excluded):

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from jina_embeddings_v4.analysis import mteb_model
 from jina_embeddings_v4.analysis.mteb_model import JinaV4Mteb, adapter_for
-from jina_embeddings_v4.jina_v4.checkpoint import REPOSITORY, REVISION
-from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.engine.checkpoint import REPOSITORY, REVISION
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.training.data import Page, page_queries
 from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption, phrase

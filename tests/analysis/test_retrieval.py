@@ -5,7 +5,7 @@ import fiftyone.brain as fob
 import numpy as np
 import pytest
 from jina_embeddings_v4.analysis.retrieval import evaluate_search
-from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
+from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 
 MODEL = "jina-embeddings-v4-demo"
 
@@ -44,7 +44,7 @@ def test_all_kinds_of_vectors_beside_each_other(indexed, load_demo):
     texts = model.encoder.encode_texts(list(queries))
     scores = {
         "single": texts.single @ images.single.T,
-        "late": maxsim(images.multi, ClassTokens(texts.multi)).numpy().T,
+        "late": maxsim(images.multi, TokenSet(texts.multi)).numpy().T,
     }
     for name, rows in scores.items():
         rankings = [ids[np.argsort(-row, kind="stable")].tolist() for row in rows]

@@ -6,7 +6,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
-from jina_embeddings_v4.jina_v4.images import resize_image
+from jina_embeddings_v4.engine.images import resize_image
 from jina_embeddings_v4.late_interaction.heatmaps import RANGE, excess, write_heatmaps
 from jina_embeddings_v4.training.pages.documents import HEADLINES, documents
 from jina_embeddings_v4.training.pages.phrases import phrase

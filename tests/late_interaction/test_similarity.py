@@ -12,8 +12,8 @@ import fiftyone.brain as fob
 import fiftyone.zoo as foz
 import numpy as np
 import pytest
-from jina_embeddings_v4.jina_v4.scoring import ClassTokens, maxsim
-from jina_embeddings_v4.late_interaction.local_store import DamagedIndexError
+from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
+from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError
 from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption
 from jina_embeddings_v4.training.pages.rendering import draw_document
@@ -70,7 +70,7 @@ def scores_by_hand(paths, prompts, model=None):
     """The ground truth: MaxSim by the scorer of the zero-shot classifier, a float32 array (pages, prompts)."""
     model = model or foz.load_zoo_model(MODEL, device="cpu")
     images = model.encoder.encode_images(paths)
-    return maxsim(images.multi, ClassTokens(model.encoder.encode_texts(prompts).multi)).numpy()
+    return maxsim(images.multi, TokenSet(model.encoder.encode_texts(prompts).multi)).numpy()
 
 
 def test_text_search_ranks_all_pages_by_maxsim(shared, pages):

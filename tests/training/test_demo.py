@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.training.demo import train_demo
 from jina_embeddings_v4.training.pages.documents import documents
 from jina_embeddings_v4.training.pages.phrases import caption

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT, DEMO_MODEL
-from jina_embeddings_v4.jina_v4.encoder import Encoder
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.training.finetune import _draw, _images_of, _make_batch, finetune
 from safetensors.torch import load_file, save_file
 
@@ -127,7 +127,7 @@ def test_an_unreadable_image_costs_its_pair(tmp_path, caplog):
 
 
 def test_negatives_are_targets_and_equal_texts_are_no_negatives(encoder):
-    from jina_embeddings_v4.jina_v4.images import resize_image
+    from jina_embeddings_v4.engine.images import resize_image
 
     settings = encoder.processor.image_settings
     pairs = [("a", "one", ["c"]), ("b", "one", []), ("d", "two", ["a"])]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from jina_embeddings_v4.jina_v4.images import resize_image
-from jina_embeddings_v4.jina_v4.loading import load_network
+from jina_embeddings_v4.engine.images import resize_image
+from jina_embeddings_v4.engine.loading import load_network
 from jina_embeddings_v4.training.forward import embed, visual_tokens
 from torch.nn.functional import normalize
 

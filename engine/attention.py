@@ -1,0 +1,201 @@
+"""Attention over packed sequences: tokens of many sequences end to end, each of which attends to its own alone.
+
+Nothing is padded, and no mask is built. Newer GPUs have a kernel for it. Elsewhere neighbours of equal length go
+through one call of PyTorch's attention, so that an image's windows, which are nearly all of one size, take few calls.
+"""
+
+import functools
+import inspect
+import itertools
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from .devices import to_device
+from .elementwise import rotate
+from .kernels import causal_stages, fuses, plain_only
+
+_HALF = (torch.bfloat16, torch.float16)
+
+# The scores that Metal can hold in one buffer. From 4 GiB on it ends the process.
+_SCORE_BYTES = {"mps": 2**31}
+
+
+class Packing:
+    """Where the sequences of a pack lie.
+
+    Args:
+        lengths: the list of the sequences' numbers of tokens, in their order
+        device: where the pack is
+    """
+
+    def __init__(self, lengths, device):
+        self.lengths, self._device = lengths, device
+        self.longest = max(lengths)
+
+    @functools.cached_property
+    def offsets(self):
+        """Where each sequence begins, and where the last one ends, an int32 tensor ``(sequences + 1,)``."""
+        starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
+        return to_device(starts, self._device)
+
+    def runs(self):
+        """Yields neighbours of equal length: the slice of their tokens, and how many they are."""
+        start = 0
+        for length, neighbours in itertools.groupby(self.lengths):
+            count = len(list(neighbours))
+            yield slice(start, start + count * length), count
+            start += count * length
+
+
+def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, out=None):
+    """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
+
+    Args:
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, of keys and of values. It
+            may be overwritten
+        key_heads: the number of heads of keys, and of values
+        cos: a tensor ``(tokens, head_dim / 2)``, see :func:`engine.elementwise.rotate`
+        sin: a tensor like ``cos``
+        packing: the :class:`Packing`
+        is_causal (False): whether a token sees only those before it and itself
+        out (None): the tensor ``(tokens, heads * head_dim)`` to write to
+
+    Returns:
+        ``out``, or a new tensor
+    """
+    heads = vectors.shape[1] - 2 * key_heads
+    kernel = _own_kernel(vectors, key_heads, packing, is_causal)
+    if kernel is not None:
+        out = vectors.new_empty(len(vectors), heads * vectors.shape[2]) if out is None else out
+        kernel(vectors, key_heads, cos, sin, packing, out)
+        return out
+
+    query, key = rotate(vectors[:, : heads + key_heads], cos, sin).split((heads, key_heads), dim=1)
+    attended = attend(query, key, vectors[:, heads + key_heads :], packing, is_causal)
+    return attended if out is None else out.copy_(attended)
+
+
+def attend(query, key, value, packing, is_causal=False):
+    """Lets the tokens of each sequence attend to each other.
+
+    Args:
+        query: a tensor ``(tokens, heads, head_dim)``
+        key: a tensor ``(tokens, key_heads, head_dim)``. Each of its heads serves a group of ``heads / key_heads``
+        value: a tensor like ``key``
+        packing: the :class:`Packing`
+        is_causal (False): whether a token sees only those before it and itself
+
+    Returns:
+        a tensor ``(tokens, heads * head_dim)``
+    """
+    if _has_kernel(query):
+        return _attend_in_one_call(query, key, value, packing, is_causal).flatten(1)
+
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+
+    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for tokens, count in packing.runs():
+        q, k, v = (tensor[tokens].unflatten(0, (count, -1)).transpose(1, 2) for tensor in (query, key, value))
+        result = attend_in_parts(q, k, v, is_causal, _SCORE_BYTES.get(query.device.type))
+        attended[tokens] = result.transpose(1, 2).flatten(0, 1)
+
+    return attended.flatten(1)
+
+
+def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
+    """Calls PyTorch's attention on as many sequences, heads and query tokens at a time as a limit allows.
+
+    Args:
+        query: a tensor ``(sequences, heads, tokens, head_dim)``
+        key: a tensor like ``query``
+        value: a tensor like ``query``
+        is_causal (False): whether a token sees only those before it and itself
+        score_bytes (None): the bytes that the scores of one call may take, in float32. ``None``: any number
+
+    Returns:
+        a tensor like ``query``
+    """
+    sequences, heads, tokens, _ = query.shape
+    rows = score_bytes and score_bytes // (4 * tokens)
+    if rows is None or sequences * heads * tokens <= rows:
+        return scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+
+    for dim, size, share in ((0, sequences, heads * tokens), (1, heads, tokens)):
+        if size > 1:
+            parts = (tensor.split(max(1, rows // share), dim) for tensor in (query, key, value))
+            return torch.cat([attend_in_parts(*part, is_causal, score_bytes) for part in zip(*parts, strict=True)], dim)
+
+    attended, start = [], 0
+    for part in query.split(max(1, rows), dim=2):
+        stop = start + part.shape[2]
+        seen = stop if is_causal else tokens
+        mask = None
+        if is_causal:
+            mask = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
+        keys, values = key[:, :, :seen], value[:, :, :seen]
+        attended.append(scaled_dot_product_attention(part, keys, values, attn_mask=mask))
+        start = stop
+    return torch.cat(attended, dim=2)
+
+
+def _own_kernel(vectors, key_heads, packing, is_causal):
+    """The kernel of our own that takes such vectors, or ``None``."""
+    if vectors.dtype not in _HALF or not fuses(vectors.device):
+        return None
+
+    from . import triton_kernels
+
+    if is_causal:
+        stages = causal_stages(vectors.device)
+        takes = stages and triton_kernels.attends_causally(vectors.shape[2])
+        return functools.partial(_attend_causally, stages=stages) if takes else None
+
+    takes = vectors.shape[1] == 3 * key_heads and packing.longest <= triton_kernels.LONGEST_WINDOW
+    return _attend_in_windows if takes else None
+
+
+def _attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
+    from .triton_kernels import attend_causally
+
+    heads = vectors.shape[1] - 2 * key_heads
+    rotate(vectors[:, heads : heads + key_heads], cos, sin)
+    attend_causally(vectors, key_heads, cos, sin, packing, out, stages)
+
+
+def _attend_in_windows(vectors, key_heads, cos, sin, packing, out):
+    from .triton_kernels import attend_in_windows
+
+    attend_in_windows(vectors, cos, sin, packing.offsets, out)
+
+
+def _has_kernel(query):
+    return query.is_cuda and query.dtype in _HALF and not plain_only() and _has_flash_attention(query.device)
+
+
+@functools.cache
+def _has_flash_attention(device):
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _attend_in_one_call(query, key, value, packing, is_causal):
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = packing.longest
+    # A window that all of a sequence fits into. Without one, torch 2.14 goes to cuDNN on newer GPUs, which plans anew
+    # for each composition of a pack, and takes up to half a second for it.
+    window = (-1, 0) if is_causal else (longest, longest)
+    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _names_groups() else {}
+    return varlen_attn(
+        query, key, value, packing.offsets, packing.offsets, longest, longest, window_size=window, **extra
+    )
+
+
+@functools.cache
+def _names_groups():
+    """Whether torch wants to be told of heads that share keys, as it does from 2.14 on."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -1,0 +1,384 @@
+"""Where the weights come from, and which files are trusted.
+
+A checkpoint is a directory in the layout of the ``jinaai/jina-embeddings-v4`` repository. It is found on disk or
+fetched from the Hugging Face hub, at a pinned revision, into the Hugging Face cache. Only safetensors, JSON and text
+files are ever fetched or read: whatever else the repository holds, Python and pickles first of all, is ignored.
+
+Nothing here needs torch; the weights are looked at only through their safetensors headers.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+from .schema import CONFIG, find_config_problem, find_problem
+
+REPOSITORY = "jinaai/jina-embeddings-v4"
+REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
+
+WEIGHT_INDEX = "model.safetensors.index.json"
+ADAPTERS = "adapters"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (f"{ADAPTERS}/{ADAPTER_CONFIG}", f"{ADAPTERS}/{ADAPTER_WEIGHTS}")
+
+REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *ADAPTER_FILES)
+
+# The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
+TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+
+# Names, not suffixes: a file that this list does not foresee is a file that nothing here reads.
+TRUSTED_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "model*.safetensors",
+    WEIGHT_INDEX,
+    *ADAPTER_FILES,
+)
+
+# What weights are stored as. Integers would be loaded as if they were the weights themselves.
+_DTYPES = ("F64", "F32", "F16", "BF16")
+
+# Seconds in which the hub must have answered that it is there.
+_HUB_TIMEOUT = 8
+
+logger = logging.getLogger(__name__)
+
+_HUB_REFERENCE = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found, is incomplete or does not fit. The message names the file and what to do."""
+
+
+def resolve(reference):
+    """Finds a checkpoint's directory, downloading it when the cache does not hold it.
+
+    Args:
+        reference: a local directory, or ``"org/name"`` or ``"org/name@revision"`` on the Hugging Face hub. Without a
+            revision, ``jinaai/jina-embeddings-v4`` is read at the commit :data:`REVISION`, and any other repository
+            at its ``main`` branch
+
+    Returns:
+        the :class:`pathlib.Path` of a directory that holds every required file
+
+    Raises:
+        CheckpointError: if there is no such directory or repository, or a file of it is missing or altered
+    """
+    directory = Path(reference).expanduser()
+    if directory.is_dir():
+        check_files(directory)
+        return directory
+
+    match = _HUB_REFERENCE.fullmatch(str(reference))
+    if match is None:
+        raise CheckpointError(
+            f"There is no checkpoint at {str(reference)!r}: it is neither an existing directory nor of the form "
+            "'org/name' or 'org/name@revision'"
+        )
+
+    return _from_hub(match["repository"], match["revision"])
+
+
+def _from_hub(repository, revision):
+    from huggingface_hub import snapshot_download
+
+    if revision is None:
+        revision = REVISION if repository == REPOSITORY else "main"
+
+    request = {"repo_id": repository, "revision": revision, "allow_patterns": list(TRUSTED_FILES)}
+
+    try:
+        cached = Path(snapshot_download(**request, local_files_only=True))
+        check_files(cached)
+    except (OSError, ValueError):  # not there, not complete, or no repository's name
+        cached = None
+
+    # A commit never changes, so a complete copy of it needs no network; a branch is asked for again.
+    if cached is not None and _COMMIT.fullmatch(revision):
+        return cached
+
+    snapshot = _download(request, cached)
+    if snapshot != cached:
+        if _delete_altered(repository, snapshot):
+            _download(request)
+            altered = _delete_altered(repository, snapshot)
+            if altered:
+                raise CheckpointError(
+                    f"What came from {repository!r} as {', '.join(map(str, altered))} twice did not have the hash that "
+                    "the hub publishes, and was deleted. Something on the way alters it: try another network"
+                )
+
+        check_files(snapshot)
+
+    return snapshot
+
+
+def _download(request, cached=None):
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        # The client tries again and again, for half a minute in silence, where there is no network. A hub that answers,
+        # whatever it says, is left to it.
+        try:
+            HfApi().model_info(request["repo_id"], revision=request["revision"], timeout=_HUB_TIMEOUT)
+        except HfHubHTTPError:
+            pass
+        except Exception:
+            if cached is None:
+                raise
+            return cached
+        return Path(snapshot_download(**request))
+    except Exception as error:
+        raise CheckpointError(
+            f"Could not download {request['repo_id']!r} at revision {request['revision']!r}: {error}. Check the name, "
+            "the network and, for a private repository, `hf auth login`; the files that did arrive are kept for the "
+            "next attempt. Without a network, pass checkpoint='/path/to/a/copy'"
+        ) from error
+
+
+def _delete_altered(repository, snapshot):
+    """Compares a fresh download with the hashes that the hub publishes.
+
+    Returns:
+        the paths that did not have theirs. They are gone: left there, they would pass for a complete download
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        report = HfApi().verify_repo_checksums(repository, revision=snapshot.name)
+    # Which errors mean "no network" differs between versions of the client. The copy itself is complete.
+    except Exception as error:
+        logger.warning("Could not compare %s with the hub's checksums: %s", snapshot, error)
+        return []
+
+    names = [mismatch["path"] for mismatch in report.mismatches]
+    altered = [snapshot / name for name in names if any(fnmatch(name, pattern) for pattern in TRUSTED_FILES)]
+    for path in altered:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    return altered
+
+
+def check_files(directory):
+    """Checks that every file a checkpoint needs is there, and that its JSON files are JSON.
+
+    Args:
+        directory: the checkpoint's directory
+
+    Raises:
+        CheckpointError: naming the missing files, or the damaged one
+    """
+    directory = Path(directory)
+    required = [*REQUIRED_FILES, WEIGHT_INDEX]
+    missing = [name for name in required if not (directory / name).is_file()]
+    if not any(all((directory / name).is_file() for name in layout) for layout in TOKENIZER_LAYOUTS):
+        missing.append("tokenizer.json")
+    if WEIGHT_INDEX not in missing:
+        missing += sorted(shard.name for shard in set(weight_shards(directory).values()) if not shard.is_file())
+
+    if missing:
+        raise CheckpointError(
+            f"The checkpoint in {directory} lacks {', '.join(missing)}. It must have the layout of {REPOSITORY} on the "
+            "Hugging Face hub; download it again or point `checkpoint` at a complete copy"
+        )
+
+    # transformers, which reads some of them, would not say which one it could not read.
+    for name in TRUSTED_FILES:
+        if name.endswith(".json") and (directory / name).is_file():
+            read_json(directory / name)
+
+
+def read_json(path):
+    """Reads one of a checkpoint's JSON files.
+
+    Args:
+        path: the file
+
+    Returns:
+        the decoded value
+
+    Raises:
+        CheckpointError: if the file cannot be read, or is not valid JSON
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
+
+
+def read_config(directory):
+    """Reads what describes the network.
+
+    ``config.json`` also asks for flash-attn, which may not be there, and for the repository's own Python, which is
+    never run; neither is handed on.
+
+    Args:
+        directory: the checkpoint's directory
+
+    Returns:
+        a dict with the keys of :data:`engine.schema.CONFIG`
+
+    Raises:
+        CheckpointError: naming the key that is missing, or whose value is not allowed
+    """
+    path = Path(directory) / "config.json"
+    config = read_json(path)
+    problem = find_config_problem(config)
+    if problem is not None:
+        raise CheckpointError(f"{path} {problem}: it is not the config.json of a checkpoint like {REPOSITORY}")
+
+    return {key: config[key] for key in CONFIG}
+
+
+def read_settings(path, schema):
+    """Reads one of a checkpoint's JSON files, and compares it with a schema.
+
+    Args:
+        path: the file
+        schema: one of :mod:`engine.schema`
+
+    Returns:
+        the decoded dict
+
+    Raises:
+        CheckpointError: naming the key that is missing, or whose value is not allowed
+    """
+    settings = read_json(path)
+    problem = find_problem(settings, schema)
+    if problem is not None:
+        raise CheckpointError(f"{path} {problem}. It is damaged, or of another model: download it again")
+
+    return settings
+
+
+def fingerprint(directory):
+    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same.
+
+    All of them are read, which takes some seconds for gigabytes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(directory).rglob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(str(path.relative_to(directory)).encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def weight_shards(directory):
+    """Reads which file holds which tensor of the base model.
+
+    Args:
+        directory: the checkpoint's directory
+
+    Returns:
+        a dict that maps tensor names to shard paths
+
+    Raises:
+        CheckpointError: if the index is damaged, or names a file outside the directory or of another format
+    """
+    index = Path(directory) / WEIGHT_INDEX
+    weight_map = read_json(index)
+    weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no 'weight_map'. Delete it and download it again")
+
+    for key, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} places {key!r} in {shard!r}: expected the name of a .safetensors file beside it"
+            )
+
+    return {key: Path(directory) / shard for key, shard in weight_map.items()}
+
+
+def open_safetensors(path, device="cpu"):
+    """Opens a safetensors file. Its header is read, and its length checked against it.
+
+    Args:
+        path: the file
+        device ("cpu"): where its tensors will be read to
+
+    Returns:
+        an open :class:`safetensors.safe_open`, to be used in a ``with`` statement
+
+    Raises:
+        CheckpointError: if the file is truncated or is no safetensors file
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt", device=device)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file ({error}). Delete it and download it again"
+        ) from error
+
+
+def read_shapes(path):
+    """Reads the names and shapes of a safetensors file's tensors, without reading the tensors.
+
+    Args:
+        path: the file
+
+    Returns:
+        a dict that maps tensor names to shape tuples
+
+    Raises:
+        CheckpointError: if the file is truncated or is no safetensors file, or a tensor holds no floats
+    """
+    shapes = {}
+    with open_safetensors(path) as tensors:
+        for key in tensors.keys():
+            tensor = tensors.get_slice(key)
+            if tensor.get_dtype() not in _DTYPES:
+                raise CheckpointError(
+                    f"{path} holds {key!r} as {tensor.get_dtype()}, expected one of {', '.join(_DTYPES)}: it is "
+                    "quantised or damaged. Take the checkpoint as its authors published it"
+                )
+            shapes[key] = tuple(tensor.get_shape())
+    return shapes
+
+
+def check_shapes(found, expected, source):
+    """Checks that a file, or a set of files, holds exactly the tensors that a module needs.
+
+    Args:
+        found: a dict that maps tensor names to shapes, as stored
+        expected: a dict that maps tensor names to shapes, as needed
+        source: where ``found`` comes from, for the message: a path, or a function of a tensor's name
+
+    Raises:
+        CheckpointError: naming the file and the first tensor that is missing, unknown or of another shape
+    """
+    where = source if callable(source) else lambda key: source
+    for key, shape in expected.items():
+        if key not in found:
+            raise CheckpointError(
+                f"{where(key)} lacks the tensor {key!r} of shape {shape}: the checkpoint is incomplete"
+            )
+        if found[key] != shape:
+            raise CheckpointError(
+                f"{where(key)} holds {key!r} in shape {found[key]}, but the network that config.json describes needs "
+                f"{shape}: the files do not belong together"
+            )
+
+    unknown = sorted(set(found) - set(expected))
+    if unknown:
+        raise CheckpointError(
+            f"{where(unknown[0])} holds {len(unknown)} tensors that the model does not have, {unknown[0]!r} first: "
+            "the checkpoint and its config.json do not belong together"
+        )

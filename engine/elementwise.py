@@ -1,0 +1,111 @@
+"""What layers compute between their products: sums and norms, rotations, gates.
+
+It is little arithmetic, but as PyTorch's own operators each step passes over memory, which on a GPU takes as long as
+the products. There each is one kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, the plain
+operators are used.
+"""
+
+import torch
+from torch.nn.functional import silu
+
+from .kernels import fuses
+
+
+class Residual:
+    """The residual stream: what is embedded, and all that layers add to it.
+
+    What is added waits for the next norm, which reads the sum anyway.
+
+    Args:
+        values: a tensor ``(tokens, hidden)``, which is overwritten
+    """
+
+    def __init__(self, values):
+        self._values, self._added = values, None
+        self._fuses = fuses(values.device)
+
+    def __len__(self):
+        return len(self._values)
+
+    def add(self, outputs):
+        """Adds what a layer says.
+
+        Args:
+            outputs: a tensor ``(tokens, hidden)``, which must not be changed any more
+        """
+        if self._fuses and self._added is None:
+            self._added = outputs
+        else:
+            self._values += outputs
+
+    def norm(self, norm, out=None, dtype=None):
+        """Normalises the sum (RMSNorm, arXiv 1910.07467).
+
+        Args:
+            norm: a module with ``weight`` and ``variance_epsilon``
+            out (None): the tensor to write to, of any floating type
+            dtype (None): without ``out``, the type of the result. ``None`` means the type of the sum
+
+        Returns:
+            ``out``, or a new tensor
+        """
+        dtype = dtype or self._values.dtype
+        if not self._fuses:
+            normed = norm(self._values)
+            return normed.to(dtype) if out is None else out.copy_(normed)
+
+        from .triton_kernels import add_norm
+
+        if out is None:
+            out = torch.empty_like(self._values, dtype=dtype)
+        add_norm(self._values, self._added, norm.weight, norm.variance_epsilon, out)
+        self._added = None
+        return out
+
+
+def rotate(vectors, cos, sin):
+    """Turns the two halves of each head's vector into each other by an angle that tells its position (RoPE,
+    arXiv 2104.09864).
+
+    Args:
+        vectors: a tensor ``(tokens, heads, head_dim)``, of which a token's heads lie end to end. It may be overwritten
+        cos: a tensor ``(tokens, head_dim / 2)``
+        sin: a tensor like ``cos``
+
+    Returns:
+        a tensor like ``vectors``
+    """
+    if fuses(vectors.device):
+        from .triton_kernels import rotate
+
+        rotate(vectors, cos, sin)
+        return vectors
+
+    cos, sin = cos[:, None], sin[:, None]
+    exact = vectors.to(cos.dtype)
+    first, second = exact.chunk(2, dim=-1)
+    turned = torch.empty_like(exact, memory_format=torch.contiguous_format)
+    for half, one, other, sign in zip(turned.chunk(2, dim=-1), (first, second), (second, first), (-1, 1), strict=True):
+        torch.mul(one, cos, out=half).addcmul_(other, sin, value=sign)
+    return turned.to(vectors.dtype)
+
+
+def silu_mul(gate_up, out=None):
+    """Computes ``silu(gate) * up``, the middle of a gated MLP (SwiGLU, arXiv 2002.05202).
+
+    Args:
+        gate_up: a tensor ``(tokens, 2 * inner)``: the gates, and what passes them. It may be overwritten
+        out (None): the tensor ``(tokens, inner)`` to write to
+
+    Returns:
+        ``out``, or a tensor like it
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    if not fuses(gate_up.device):
+        return torch.mul(silu(gate, inplace=True), up, out=out)
+
+    from .triton_kernels import silu_mul
+
+    out = torch.empty_like(gate, memory_format=torch.contiguous_format) if out is None else out
+    silu_mul(gate_up, out)
+    return out

@@ -1,0 +1,275 @@
+"""Which of torch's fast operators are right on this processor.
+
+Some of them are private, and may be absent or changed in another version of torch. ``torch._int_mm`` is wrong on CPUs
+without VNNI. So each is tried once, on a small product, against the same product in float64, before a layer uses it.
+Where it is absent or wrong, one line says so, and the plain way is taken.
+
+With the environment variable ``JINA_V4_PLAIN_KERNELS=1`` the plain ways are taken everywhere, to find out whether a
+wrong number comes from an operator.
+"""
+
+import functools
+import logging
+import os
+import platform
+
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+PLAIN = "JINA_V4_PLAIN_KERNELS"
+
+# The values of ONEDNN_MAX_CPU_ISA that leave a CPU its bfloat16 units.
+_BFLOAT16_ISAS = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
+
+logger = logging.getLogger(__name__)
+
+
+def plain_only():
+    """Whether the fast operators are switched off."""
+    return os.environ.get(PLAIN, "") not in ("", "0")
+
+
+def packs(dtype):
+    """Whether oneDNN's products of prepacked weights are there and right on this CPU.
+
+    Args:
+        dtype: ``torch.float32`` or ``torch.bfloat16``
+    """
+    return not plain_only() and _packs(dtype)
+
+
+@functools.cache
+def _packs(dtype):
+    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+
+        return _is_right(
+            "oneDNN's prepacked product", lambda inputs, weight, bias: packed_linear(inputs, pack(weight), bias), dtype
+        )
+    except Exception as error:
+        return _is_absent("oneDNN's prepacked product", error)
+
+
+def pack(weight):
+    """Lays weights ``(outputs, inputs)`` out in the order in which oneDNN's kernels for this CPU read them."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+
+def packed_linear(inputs, packed, bias=None):
+    """Computes a linear layer whose weights :func:`pack` laid out."""
+    return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+
+
+def fuses(device):
+    """Whether :mod:`engine.triton_kernels` are there and right on a device, which is a GPU.
+
+    Triton compiles them when they are first called, for which it needs a C compiler.
+
+    Args:
+        device: a :class:`torch.device`
+    """
+    return device.type == "cuda" and not plain_only() and _fuses(device)
+
+
+@functools.cache
+def _fuses(device):
+    try:
+        from .triton_kernels import add_norm, rotate, silu_mul
+
+        generator = torch.Generator().manual_seed(0)
+        wide, added, weight, angles = (
+            torch.randn(*size, generator=generator) for size in ((3, 2 * 40), (3, 40), (40,), (3, 5))
+        )
+        values, vectors = wide[:, :40].clone(), wide.unflatten(1, (8, 10)).clone()
+        sums = values.double() + added.double()
+        expected = (
+            sums,
+            sums * torch.rsqrt(sums.square().mean(dim=1, keepdim=True) + 1e-6) * weight.double(),
+            torch.cat(_turn(vectors.double(), angles.double()), dim=-1),
+            silu(wide[:, :40].double()) * wide[:, 40:].double(),
+        )
+        values, added, weight, vectors, wide = (tensor.to(device) for tensor in (values, added, weight, vectors, wide))
+        normed, product = torch.empty_like(values), torch.empty_like(values)
+        with torch.cuda.device_of(values):
+            add_norm(values, added, weight, 1e-6, normed)
+            rotate(vectors, angles.cos().to(device), angles.sin().to(device))
+            silu_mul(wide, product)
+            is_right = _attends_in_windows(device)
+        found = values, normed, vectors, product
+        # The GPU's own exponential and root are off by a few units in the last place.
+        if is_right and all(
+            torch.allclose(one.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+            for one, exact in zip(found, expected, strict=True)
+        ):
+            return True
+
+        logger.warning("Triton's kernels are wrong on this GPU. PyTorch's own are used, which are slower")
+    except Exception as error:
+        logger.warning("Triton's kernels are not to be had (%s). PyTorch's own are used, which are slower", error)
+    return False
+
+
+def _attends_in_windows(device):
+    from .triton_kernels import attend_in_windows
+
+    vectors, angles = _vectors(70, 6, 32)
+    exact = _attention(vectors, 2, angles, [slice(64), slice(64, 70)], is_causal=False)
+    vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
+    out = torch.empty(70, 64, dtype=torch.float16, device=device)
+    attend_in_windows(vectors, cos, sin, torch.tensor([0, 64, 70], dtype=torch.int32, device=device), out)
+    return _is_close(out, exact)
+
+
+@functools.cache
+def causal_stages(device):
+    """Finds out how many blocks of keys and values a GPU's shared memory holds beside each other.
+
+    Args:
+        device: a :class:`torch.device` for which :func:`fuses` is true
+
+    Returns:
+        the number for :func:`engine.triton_kernels.attend_causally`, or 0 where that kernel is not to be had, or wrong
+    """
+    from .attention import Packing
+    from .triton_kernels import attend_causally
+
+    # The heads of the real model, so that what is compiled for this is what is used.
+    vectors, angles = _vectors(140, 20, 128)
+    exact = _attention(vectors, 2, angles, [slice(70), slice(70, 140)], is_causal=True)
+    vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
+    vectors[:, 16:18] = torch.cat(_turn(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
+    reason = "it is wrong"
+    for stages in (3, 2, 1):
+        out = torch.empty(140, 16 * 128, dtype=torch.float16, device=device)
+        try:
+            with torch.cuda.device_of(out):
+                attend_causally(vectors, 2, cos, sin, Packing([70, 70], device), out, stages)
+            if _is_close(out, exact):
+                return stages
+        except Exception as error:  # eg what a GPU of less memory raises
+            reason = error
+    logger.warning("Triton's causal attention is not to be had (%s). PyTorch's own is used, which is slower", reason)
+    return 0
+
+
+def _vectors(tokens, heads, head_dim):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(tokens, heads, head_dim, generator=generator).to(torch.float16)
+    return vectors, torch.randn(tokens, head_dim // 2, generator=generator)
+
+
+def _attention(vectors, key_heads, angles, sequences, is_causal):
+    """Attention over some slices of the tokens, in float64."""
+    heads = vectors.shape[1] - 2 * key_heads
+    turned = torch.cat(_turn(vectors.double(), angles.double()), dim=-1)
+    query, key, value = turned[:, :heads], turned[:, heads:-key_heads], vectors[:, -key_heads:].double()
+    key, value = (side.repeat_interleave(heads // key_heads, dim=1) for side in (key, value))
+    attended = []
+    for tokens in sequences:
+        sides = (side[tokens].transpose(0, 1) for side in (query, key, value))
+        attended.append(scaled_dot_product_attention(*sides, is_causal=is_causal).transpose(0, 1).flatten(1))
+    return torch.cat(attended)
+
+
+def _is_close(attended, exact):
+    # Means of values of about 1, whose weights, and what they come from, are rounded.
+    return torch.allclose(attended.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
+
+
+def _turn(vectors, angles):
+    first, second = vectors.chunk(2, dim=-1)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    return first * cos - second * sin, second * cos + first * sin
+
+
+def _is_right(name, product, dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*size, generator=generator).to(dtype) for size in ((48, 160), (48,)))
+    for tokens in (1, 65):
+        inputs = torch.randn(tokens, 160, generator=generator).to(dtype)
+        exact = linear(inputs.double(), weight.double(), bias.double())
+        size = linear(inputs.double().abs(), weight.double().abs(), bias.double().abs())
+        # What rounding explains: of each sum in float32, and of the result in its own type.
+        bound = (160 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps) * size
+        if not ((product(inputs, weight, bias).double() - exact).abs() <= bound).all():
+            logger.warning("%s in %s is wrong on this CPU. The plain product is used, which is slower", name, dtype)
+            return False
+
+    return True
+
+
+def _is_absent(name, error):
+    logger.warning("%s is not to be had here (%s). The plain product is used, which is slower", name, error)
+    return False
+
+
+def int8_product():
+    """Chooses how this CPU multiplies 8-bit integers.
+
+    Returns:
+        a function of two int8 matrices that returns their product, and the largest value that the second may hold.
+        Where the CPU adds two products in 16 bits, as those without VNNI do, that is 63: two products of 255 and 63
+        still fit
+    """
+    return (_plain_int8_product, 127) if plain_only() else _int8_product()
+
+
+@functools.cache
+def _int8_product():
+    try:
+        for largest in (127, 63):
+            if _int8_product_is_right(largest):
+                if largest < 127:
+                    logger.warning("This CPU adds products of 8 bits in 16 bits (no VNNI). Weights are kept in 7 bits")
+                return torch._int_mm, largest
+        logger.warning("torch._int_mm is wrong on this CPU. The plain product is used, which is slower")
+    except Exception as error:
+        _is_absent("torch._int_mm", error)
+    return _plain_int8_product, 127
+
+
+def _int8_product_is_right(largest):
+    generator = torch.Generator().manual_seed(0)
+    for tokens in (1, 65):
+        inputs = torch.randint(-127, 128, (tokens, 160), generator=generator, dtype=torch.int8)
+        weight = torch.randint(-largest, largest + 1, (160, 48), generator=generator, dtype=torch.int8)
+        # The largest sums that there can be, of each sign.
+        inputs[0], weight[:, 0], weight[:, 1] = 127, largest, -largest
+        exact = inputs.double() @ weight.double()
+        if not torch.equal(torch._int_mm(inputs, weight).double(), exact):
+            return False
+
+    return True
+
+
+def _plain_int8_product(inputs, weight):
+    return inputs.float() @ weight.float()
+
+
+@functools.cache
+def multiplies_bfloat16():
+    """Whether this CPU has units for bfloat16, and torch's attention and products in it are right here.
+
+    They are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs compute bfloat16 by way of
+    float32, slower than float32 itself. Arm's units were never measured, and are not asked for.
+    """
+    has = any(
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+    if not has or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
+        return False
+
+    query = torch.randn(1, 2, 40, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    try:
+        found = scaled_dot_product_attention(query, query, query, is_causal=True)
+    except RuntimeError:  # eg with ATEN_CPU_CAPABILITY=avx2
+        return False
+
+    exact = scaled_dot_product_attention(*[query.double()] * 3, is_causal=True)
+    # Each value is a mean of others, whose weights and result are rounded.
+    return bool(((found.double() - exact).abs() <= 4 * torch.finfo(torch.bfloat16).eps * query.abs().max()).all())

@@ -1,0 +1,200 @@
+"""Patches -> visual tokens: the vision tower of Qwen2.5-VL (arXiv 2502.13923, section 2.1) over packed images.
+
+All images' patches are one sequence. Most blocks attend within windows of 8x8 patches, a few within the whole image. So
+patches are laid out window after window, an image's windows by their size, and equal ones attend in one call.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import gelu, pad
+
+from .attention import Packing, rotate_and_attend
+from .devices import residual_dtype, to_device
+from .elementwise import Residual, silu_mul
+from .linear import make_linear, take_weights
+
+# The base of the angles that tell a patch's row and column. It is the architecture's; no checkpoint states it.
+_ROPE_THETA = 10000
+
+# The visual tokens of an image whose layout is kept for the next of its size: 256 of these take 20 MB.
+_KEPT_LAYOUT = 1024
+
+# GPUs multiply matrices fastest whose sides are multiples of this. The 3420 of the real model are not.
+_ALIGNMENT = 64
+
+
+@dataclass
+class Layout:
+    """The order in which the tower sees patches, and who attends to whom.
+
+    Args:
+        order: an int64 tensor ``(visual_tokens,)``: the number, in the pack, of the visual token in each place. Its
+            2x2 patches go with it
+        places: an int64 tensor ``(visual_tokens,)``: the place of each visual token
+        cos: a float32 tensor ``(patches, head_dim / 2)``: the cosines of the angles by which patches' vectors turn, in
+            the order of ``order``. The first half of the angles tells a patch's row in its image, the second its column
+        sin: a tensor like ``cos``: their sines
+        windows: the :class:`engine.attention.Packing` of the windows
+        images: the :class:`engine.attention.Packing` of the images
+    """
+
+    order: torch.Tensor
+    places: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    windows: Packing
+    images: Packing
+
+
+class VisionTower:
+    """The vision tower, with the weights of the module that it is made from, which lends them no longer.
+
+    Args:
+        tower: a :class:`transformers.Qwen2_5_VisionTransformerPretrainedModel`
+        int8 (False): whether to round the layers' weights to 8 bits
+    """
+
+    def __init__(self, tower, int8=False):
+        self._merge = tower.spatial_merge_size
+        self._window = tower.window_size // self._merge // tower.patch_size
+        self._head_dim = tower.config.hidden_size // tower.config.num_heads
+        self.dtype = torch.float32 if int8 else tower.patch_embed.proj.weight.dtype
+
+        # A convolution whose kernel covers its input is a product.
+        weight, _ = take_weights([tower.patch_embed.proj])
+        self._patch_embed = make_linear(weight.flatten(1).to(self.dtype))
+        self._blocks = [_Block(block, self._head_dim, self.dtype, int8) for block in tower.blocks]
+        self._sees_all = set(tower.fullatt_block_indexes)
+        first, _, second = tower.merger.mlp
+        self._merger_norm = tower.merger.ln_q
+        self._merger = [make_linear(*take_weights([layer]), int8) for layer in (first, second)]
+
+    def __call__(self, patches, grids):
+        """Runs the tower.
+
+        Args:
+            patches: a tensor ``(patches, channels * temporal_patch_size * patch_size**2)``, of all images end to end,
+                in the order that :func:`engine.images.patchify` gives them
+            grids: the list of the images' ``(rows, columns)`` in patches
+
+        Returns:
+            a tensor ``(visual_tokens, hidden)``, of all images end to end, row by row
+        """
+        layout = self._lay_out(tuple(grids), patches.device)
+        patches = patches.unflatten(0, (-1, self._merge**2))[layout.order].flatten(0, 1)
+        residual = Residual(self._patch_embed(patches).to(residual_dtype(self.dtype)))
+        for number, block in enumerate(self._blocks):
+            packing = layout.images if number in self._sees_all else layout.windows
+            block(residual, layout.cos, layout.sin, packing)
+
+        first, second = self._merger
+        merged = residual.norm(self._merger_norm, dtype=self.dtype).unflatten(0, (-1, self._merge**2)).flatten(1)
+        return second(gelu(first(merged)))[layout.places]
+
+    def _lay_out(self, grids, device):
+        # A GPU would wait for it, and packs of pages of one size come again and again. One of 21 pages takes 23 MB.
+        make = _kept_pack if device.type == "cuda" else lay_out
+        return make(grids, self._merge, self._window, self._head_dim, device)
+
+
+class _Block:
+    """One block of the vision tower."""
+
+    def __init__(self, block, head_dim, dtype, int8):
+        mlp = block.mlp
+        self._attention_norm, self._mlp_norm = block.norm1, block.norm2
+        self._head_dim, self._dtype = head_dim, dtype
+        self._query_key_value = make_linear(*take_weights([block.attn.qkv]), int8)
+        self._output = make_linear(*take_weights([block.attn.proj]), int8)
+
+        # Dimensions that are always zero change nothing.
+        more = -mlp.down_proj.in_features % _ALIGNMENT
+        sides = [take_weights([layer]) for layer in (mlp.gate_proj, mlp.up_proj)]
+        weight = torch.cat([pad(weight, (0, 0, 0, more)) for weight, _ in sides])
+        self._gate_up = make_linear(weight, torch.cat([pad(bias, (0, more)) for _, bias in sides]), int8)
+        weight, bias = take_weights([mlp.down_proj])
+        self._down = make_linear(pad(weight, (0, more)), bias, int8)
+
+    def __call__(self, residual, cos, sin, packing):
+        """Adds what the block has to say to the :class:`engine.elementwise.Residual`."""
+        vectors = self._query_key_value(residual.norm(self._attention_norm, dtype=self._dtype))
+        vectors = vectors.unflatten(-1, (-1, self._head_dim))
+        attended = rotate_and_attend(vectors, vectors.shape[1] // 3, cos, sin, packing)
+        residual.add(self._output(attended))
+
+        gate_up = self._gate_up(residual.norm(self._mlp_norm, dtype=self._dtype))
+        residual.add(self._down(silu_mul(gate_up)))
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_pack(grids, merge, side, head_dim, device):
+    return lay_out(grids, merge, side, head_dim, device)
+
+
+def lay_out(grids, merge, side, head_dim, device):
+    """Plans the order of a pack of images.
+
+    Args:
+        grids: a list of the images' ``(rows, columns)`` in patches
+        merge: the patches along the side of a visual token
+        side: the visual tokens along the side of a window
+        head_dim: the dimensions of a head
+        device: where the pack is
+
+    Returns:
+        a :class:`Layout`
+    """
+    images = [_lay_out_image(*grid, merge, side) for grid in grids]
+    counts = [len(image.order) for image in images]
+    starts = itertools.accumulate(counts[:-1], initial=0)
+    order = to_device(torch.cat([image.order + start for image, start in zip(images, starts, strict=True)]), device)
+    quarter = head_dim // 4
+    frequencies = _ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    sides = [[getattr(image, name) for image in images] for name in ("rows", "columns")]
+    turns = torch.cat([to_device(torch.cat(side), device)[:, None] * frequencies for side in sides], dim=-1)
+    return Layout(
+        order,
+        order.argsort(),
+        turns.cos(),
+        turns.sin(),
+        Packing([length for image in images for length in image.windows], device),
+        Packing([count * merge**2 for count in counts], device),
+    )
+
+
+@dataclass
+class _ImageLayout:
+    order: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    windows: list
+
+
+def _lay_out_image(height, width, merge, side):
+    # A large image's layout takes much memory, and little time beside the image's own.
+    keeps = height * width // merge**2 <= _KEPT_LAYOUT
+    return (_kept_layout if keeps else _new_layout)(height, width, merge, side)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_layout(height, width, merge, side):
+    return _new_layout(height, width, merge, side)
+
+
+def _new_layout(height, width, merge, side):
+    tokens = torch.arange(height * width // merge**2).view(height // merge, width // merge)
+    windows = [window.flatten() for strip in tokens.split(side, dim=0) for window in strip.split(side, dim=1)]
+    windows.sort(key=len)
+    order = torch.cat(windows)
+
+    corner = torch.arange(merge)
+    top, left = order // (width // merge) * merge, order % (width // merge) * merge
+    return _ImageLayout(
+        order,
+        (top[:, None, None] + corner[:, None]).expand(-1, merge, merge).flatten(),
+        (left[:, None, None] + corner).expand(-1, merge, merge).flatten(),
+        [len(window) * merge**2 for window in windows],
+    )

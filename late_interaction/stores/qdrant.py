@@ -1,0 +1,182 @@
+"""The vectors of an index in Qdrant, for more pages than one machine holds.
+
+Qdrant compares multi-vectors itself (MaxSim), on each shard: single vectors choose candidates, over an HNSW graph, and
+late interaction ranks them.
+"""
+
+import uuid
+
+import numpy as np
+
+from .base import VectorStore
+
+# Of full pages, 200 KB each.
+_PAGES_AT_ONCE = 32
+_IDS_AT_ONCE = 1000
+
+
+class QdrantStore(VectorStore):
+    """A collection of a Qdrant server.
+
+    Args:
+        uri: the server's URL, or, to try it without a server, a folder for qdrant-client's local mode
+        name: the name of the collection, which is made when the first page is added
+        api_key (None): the server's key
+    """
+
+    def __init__(self, uri, name, api_key=None):
+        import qdrant_client
+
+        self._models = qdrant_client.models
+        self.name = name
+        if "://" in uri:
+            self._client = qdrant_client.QdrantClient(url=uri, api_key=api_key)
+        else:
+            self._client = qdrant_client.QdrantClient(path=uri)
+
+    def create(self):
+        """Does nothing: the collection is made when the dimensions of its vectors are known."""
+
+    def check(self):
+        """Does nothing: an index without pages has no collection."""
+
+    def repair(self):
+        """Does nothing: Qdrant keeps its own files."""
+
+    def damaged(self):
+        """Returns an empty list: Qdrant checks its own files."""
+        return []
+
+    def size(self):
+        return self._client.count(self.name).count if self._exists() else 0
+
+    def dims(self):
+        if not self._exists():
+            return None, None
+
+        vectors = self._client.get_collection(self.name).config.params.vectors
+        return vectors["single"].size, vectors["multi"].size
+
+    def ids(self):
+        """Returns ``None``: there may be too many to list."""
+        return None
+
+    def list_ids(self):
+        found, offset = [], None
+        while self._exists():
+            points, offset = self._client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
+            found += [(point.payload["id"], point.payload["sample_id"]) for point in points]
+            if offset is None:
+                break
+        ids, of_samples = zip(*found, strict=True) if found else ((), ())
+        return np.array(ids, dtype="U24"), np.array(of_samples, dtype="U24")
+
+    def missing(self, ids):
+        if not self._exists():
+            return list(ids)
+
+        found = set()
+        for part in _parts(ids, _IDS_AT_ONCE):
+            points = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_payload=False)
+            found.update(str(uuid.UUID(str(point.id))) for point in points)
+        return [page_id for page_id in ids if _point(page_id) not in found]
+
+    def add(self, ids, sample_ids, embeddings):
+        if not self._exists():
+            self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
+
+        for part in _parts(range(len(ids)), _PAGES_AT_ONCE):
+            points = [
+                self._models.PointStruct(
+                    id=_point(ids[i]),
+                    payload={"id": ids[i], "sample_id": sample_ids[i]},
+                    vector={"single": embeddings.single[i].tolist(), "multi": embeddings.multi[i].tolist()},
+                )
+                for i in part
+            ]
+            self._client.upsert(self.name, points)
+
+    def remove(self, ids):
+        if self._exists():
+            for part in _parts(ids, _IDS_AT_ONCE):
+                self._client.delete(self.name, self._models.PointIdsList(points=[_point(page_id) for page_id in part]))
+
+    def single(self, ids):
+        points = self._points(ids, "single")
+        vectors = np.array([point.vector["single"] for point in points], dtype=np.float32)
+        return vectors, [point.payload["sample_id"] for point in points]
+
+    def multi(self, ids):
+        return [np.array(point.vector["multi"], dtype=np.float32) for point in self._points(ids, "multi")]
+
+    def _points(self, ids, kind):
+        points = {}
+        for part in _parts(ids, _PAGES_AT_ONCE):
+            found = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_vectors=[kind])
+            points.update({point.payload["id"]: point for point in found})
+        return [points[page_id] for page_id in ids]
+
+    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+        size = self.size()
+        k = size if k is None else k
+        if not size or not k or (ids is not None and not len(ids)):
+            return np.array([]), np.array([]), np.array([])
+
+        models = self._models
+        within = None
+        if ids is not None:
+            within = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
+        if query.multi is None:
+            search = {"query": query.single.tolist(), "using": "single"}
+        else:
+            search = {"query": query.multi.tolist(), "using": "multi"}
+            if candidates is not None and query.single is not None and max(candidates, k) < size:
+                search["prefetch"] = models.Prefetch(
+                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=within
+                )
+        found = self._client.query_points(self.name, limit=k, query_filter=within, **search).points
+        return (
+            np.array([point.payload["id"] for point in found]),
+            np.array([point.payload["sample_id"] for point in found]),
+            np.array([point.score for point in found]),
+        )
+
+    def drop(self):
+        """Deletes the collection."""
+        self._client.delete_collection(self.name)
+
+    def _exists(self):
+        return self._client.collection_exists(self.name)
+
+    def _create(self, single_dim, multi_dim):
+        models = self._models
+        self._client.create_collection(
+            self.name,
+            vectors_config={
+                "single": models.VectorParams(
+                    size=single_dim,
+                    distance=models.Distance.DOT,
+                    datatype=models.Datatype.FLOAT16,
+                    on_disk=True,
+                ),
+                "multi": models.VectorParams(
+                    size=multi_dim,
+                    distance=models.Distance.DOT,
+                    datatype=models.Datatype.FLOAT16,
+                    on_disk=True,
+                    # Candidates are compared one by one: a graph of single tokens would cost much and serve nothing.
+                    hnsw_config=models.HnswConfigDiff(m=0),
+                    multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+                ),
+            },
+        )
+
+
+def _point(page_id):
+    """A point's id, which Qdrant wants to be a UUID, from one of FiftyOne's 24 hexadecimal digits."""
+    return str(uuid.UUID(page_id.rjust(32, "0")))
+
+
+def _parts(items, size):
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,179 @@
+"""What every store promises, of each of them, and of one that holds plain arrays."""
+
+import numpy as np
+import pytest
+from jina_embeddings_v4.engine.encoder import Embeddings
+from jina_embeddings_v4.late_interaction.query import Query
+from jina_embeddings_v4.late_interaction.stores.base import VectorStore
+from jina_embeddings_v4.late_interaction.stores.local import LocalStore
+from jina_embeddings_v4.late_interaction.stores.qdrant import QdrantStore
+
+SINGLE, MULTI = 16, 8
+
+# How far float16 is from what was added, and int8.
+TOLERANCES = {"memory": 1e-6, "files, float16": 1e-3, "files, int8": 2e-2, "Qdrant": 1e-3}
+
+
+class MemoryStore(VectorStore):
+    """The contract, as plainly as can be."""
+
+    def __init__(self):
+        self._pages = {}
+
+    def create(self):
+        pass
+
+    check = repair = create
+
+    def damaged(self):
+        return []
+
+    def size(self):
+        return len(self._pages)
+
+    def dims(self):
+        for _, single, multi in self._pages.values():
+            return len(single), multi.shape[1]
+        return None, None
+
+    def list_ids(self):
+        return np.array(list(self._pages)), np.array([sample_id for sample_id, *_ in self._pages.values()])
+
+    ids = list_ids
+
+    def missing(self, ids):
+        return [page_id for page_id in ids if page_id not in self._pages]
+
+    def add(self, ids, sample_ids, embeddings):
+        if self._pages and self.dims() != (embeddings.single.shape[1], embeddings.multi[0].shape[1]):
+            raise ValueError("other dimensions")
+        for page_id, *page in zip(ids, sample_ids, embeddings.single, embeddings.multi, strict=True):
+            self._pages[page_id] = page
+
+    def remove(self, ids):
+        for page_id in ids:
+            self._pages.pop(page_id, None)
+
+    def single(self, ids):
+        found = [self._pages[page_id] for page_id in ids]
+        return np.array([single for _, single, _ in found]), [sample_id for sample_id, *_ in found]
+
+    def multi(self, ids):
+        return [self._pages[page_id][2] for page_id in ids]
+
+    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+        within = [page_id for page_id in self._pages if ids is None or page_id in set(ids)]
+        scores = []
+        for page_id in within:
+            _, single, multi = self._pages[page_id]
+            best = query.multi is not None and (multi @ query.multi.T).max(axis=0)
+            scores.append(single @ query.single if query.multi is None else best.sum())
+        best = np.argsort(scores if reverse else -np.array(scores), kind="stable")[:k]
+        found = [within[i] for i in best]
+        return np.array(found), np.array([self._pages[page_id][0] for page_id in found]), np.array(scores)[best]
+
+    def drop(self):
+        self._pages.clear()
+
+
+@pytest.fixture(params=TOLERANCES)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def store(kind, tmp_path):
+    made = {
+        "memory": MemoryStore,
+        "files, float16": lambda: LocalStore(tmp_path / "index"),
+        "files, int8": lambda: LocalStore(tmp_path / "index", "int8"),
+        "Qdrant": lambda: QdrantStore(str(tmp_path / "qdrant"), "pages"),
+    }[kind]()
+    made.create()
+    return made
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def random_embeddings(pages, seed=0):
+    random = np.random.default_rng(seed)
+    multi = [unit(random.standard_normal((length, MULTI))) for length in random.integers(1, 30, size=pages)]
+    return Embeddings(unit(random.standard_normal((pages, SINGLE))), multi)
+
+
+def page_ids(start, stop):
+    return [f"{i:024x}" for i in range(start, stop)]
+
+
+def test_an_index_without_pages(store):
+    store.check()
+    assert store.size() == 0 and store.dims() == (None, None) and store.damaged() == []
+    assert [len(part) for part in store.list_ids()] == [0, 0] and store.missing(page_ids(0, 2)) == page_ids(0, 2)
+    assert [len(part) for part in store.search(Query.from_embeddings(random_embeddings(1)), k=3)] == [0, 0, 0]
+
+
+def test_what_was_added_is_there(store, kind):
+    embeddings, ids, samples = random_embeddings(20), page_ids(0, 20), page_ids(100, 120)
+    store.add(ids[:12], samples[:12], Embeddings(embeddings.single[:12], embeddings.multi[:12]))
+    store.add(ids[12:], samples[12:], Embeddings(embeddings.single[12:], embeddings.multi[12:]))
+    assert store.size() == 20 and store.dims() == (SINGLE, MULTI)
+    assert sorted(zip(*map(list, store.list_ids()), strict=True)) == list(zip(ids, samples, strict=True))
+    assert store.missing(["f" * 24, ids[3], "e" * 24]) == ["f" * 24, "e" * 24]
+
+    asked = [ids[7], ids[0], ids[19]]
+    single, of_samples = store.single(asked)
+    assert single.dtype == np.float32 and of_samples == [samples[7], samples[0], samples[19]]
+    np.testing.assert_allclose(single, embeddings.single[[7, 0, 19]], atol=TOLERANCES[kind])
+    for found, i in zip(store.multi(asked), (7, 0, 19), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, embeddings.multi[i], atol=TOLERANCES[kind])
+
+
+def test_pages_are_replaced_and_removed(store, kind):
+    ids, first, second = page_ids(0, 6), random_embeddings(6), random_embeddings(2, seed=1)
+    store.add(ids, ids, first)
+    store.add(ids[:2], ids[:2], second)
+    store.remove([ids[5], "f" * 24])
+    assert store.size() == 5 and store.missing(ids) == [ids[5]]
+    np.testing.assert_allclose(store.single([ids[1], ids[2]])[0][0], second.single[1], atol=TOLERANCES[kind])
+    np.testing.assert_allclose(store.multi([ids[0]])[0], second.multi[0], atol=TOLERANCES[kind])
+    np.testing.assert_allclose(store.multi([ids[4]])[0], first.multi[4], atol=TOLERANCES[kind])
+
+
+def test_pages_are_ranked(store, kind):
+    embeddings, ids, query = random_embeddings(40), page_ids(0, 40), random_embeddings(1, seed=1)
+    samples = page_ids(100, 140)
+    store.add(ids, samples, embeddings)
+    exact = MemoryStore()
+    exact.add(ids, samples, embeddings)
+    for asked in (Query.from_embeddings(query), Query(None, query.single[0])):
+        for within in (None, ids[10:30]):
+            _, _, scores = exact.search(asked, k=5, ids=within)
+            found, of_samples, found_scores = store.search(asked, k=5, ids=within)
+            assert len(found) == 5 and within is None or set(found) <= set(within)
+            np.testing.assert_allclose(found_scores, scores, atol=TOLERANCES[kind])
+            assert list(of_samples) == [samples[ids.index(page_id)] for page_id in found]
+
+    # Of as few candidates as are wanted, single vectors choose.
+    chosen = set(exact.search(Query(None, query.single[0]), k=5)[0])
+    if kind != "memory":
+        assert set(store.search(Query.from_embeddings(query), k=5, candidates=5)[0]) == chosen
+
+
+def test_vectors_of_other_dimensions_are_refused(store):
+    ids = page_ids(0, 2)
+    store.add(ids, ids, random_embeddings(2))
+    wide = random_embeddings(1)
+    with pytest.raises(ValueError):
+        store.add(["f" * 24], ["f" * 24], Embeddings(wide.single[:, :-1], wide.multi))
+    assert store.size() == 2 and store.missing(["f" * 24]) == ["f" * 24]
+
+
+def test_nothing_is_left_of_what_was_dropped(store):
+    ids = page_ids(0, 3)
+    store.add(ids, ids, random_embeddings(3))
+    store.drop()
+    store.create()
+    assert store.size() == 0 and store.missing(ids) == ids
