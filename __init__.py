@@ -6,14 +6,13 @@ requirements. So it imports nothing at its top that a plain FiftyOne installatio
 
 import os
 
-from .call_context import fiftyone_argument
+from .integration.seams import be_the_package, fiftyone_argument
 
 __version__ = "0.1.0"
 
 # The function whose variables say what the call being served was asked to do.
 _LOAD = ("fiftyone.zoo.models.load_zoo_model",)
 
-PACKAGE = "jina_embeddings_v4"
 DEMO_MODEL = "jina-embeddings-v4-demo"
 DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_checkpoint")
 
@@ -30,7 +29,7 @@ def download_model(model_name, model_path):
     """
     _require_packages(model_name)
 
-    from .config import JinaV4Config
+    from .integration.config import JinaV4Config
 
     # The arguments of the model that is being loaded. A wrong one must not wait for gigabytes to arrive, and a model
     # from a checkpoint of the person's own needs no other weights.
@@ -45,12 +44,12 @@ def load_model(model_name, model_path, **kwargs):
     Args:
         model_name: the model's name in the manifest
         model_path: the path of the file that :func:`download_model` wrote
-        **kwargs: arguments of :class:`jina_embeddings_v4.config.JinaV4Config`
+        **kwargs: arguments of :class:`jina_embeddings_v4.integration.config.JinaV4Config`
 
     Returns:
         a :class:`jina_embeddings_v4.zoo.JinaV4`
     """
-    from .config import JinaV4Config
+    from .integration.config import JinaV4Config
     from .zoo import JinaV4
 
     config = JinaV4Config(kwargs)
@@ -70,7 +69,7 @@ def resolve_input(model_name, ctx):
     Returns:
         a :class:`fiftyone.operators.types.Property`
     """
-    from .form import build_form
+    from .integration.form import build_form
 
     return build_form(DEMO_CHECKPOINT if model_name == DEMO_MODEL else None)
 
@@ -83,7 +82,7 @@ def parse_parameters(model_name, ctx, params):
         ctx: a :class:`fiftyone.operators.ExecutionContext`
         params: a dict of the form's values
     """
-    from .form import parse_form
+    from .integration.form import parse_form
 
     parse_form(params)
 
@@ -94,14 +93,8 @@ def register(plugin):
     Args:
         plugin: a :class:`fiftyone.plugins.context.PluginContext`
     """
-    import importlib.util
-    import sys
-
-    # The name by which an index finds its class. FiftyOne imports plugins by another one.
-    if importlib.util.find_spec(PACKAGE) is None:
-        sys.modules[PACKAGE] = sys.modules[__name__]
-
-    from .operators import IndexPages, SearchPages
+    be_the_package(__name__)
+    from .integration.operators import IndexPages, SearchPages
 
     plugin.register(IndexPages)
     plugin.register(SearchPages)

@@ -4,31 +4,29 @@ import logging
 
 import fiftyone.core.models as fom
 import fiftyone.utils.torch as fout
-import fiftyone.zoo.models as fozm
 import numpy as np
 import torch
 
-from .batches import (
-    MISSING,
-    EmbeddingRows,
-    FailedImage,
-    ImageLoader,
-    PatchTransform,
-    StackedRow,
-    extend_path,
-    load_or_fail,
-    restore_path,
-)
-from .call_context import fiftyone_argument
-from .config import LOADING_ONLY, Setting, check_filter, unknown
 from .engine.checkpoint import resolve
 from .engine.encoder import Encoder, join
 from .engine.images import ImageBatch, ImageError, describe, is_one_image
 from .engine.pooling import pool_multi_vectors
 from .engine.scoring import TokenSet, class_logits, maxsim
+from .integration.config import LOADING_ONLY, Setting, check_filter, unknown
+from .integration.failures import FailedImage, spread
+from .integration.loading import ImageLoader, PatchTransform, load_or_fail
+from .integration.seams import (
+    MISSING,
+    EmbeddingRows,
+    StackedRow,
+    extend_path,
+    fiftyone_argument,
+    leave_model_cache,
+    restore_path,
+)
+from .integration.task_embeddings import compute_task_embeddings
 from .late_interaction.heatmaps import write_heatmaps
 from .late_interaction.similarity import register_backend
-from .task_embeddings import compute_task_embeddings
 
 # The functions of FiftyOne whose variables say what the call being served was asked to do.
 _APPLY = ("fiftyone.core.models.apply_model",)
@@ -53,7 +51,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     The settings below can be changed on a loaded model. What was cached for other values is computed anew.
 
     Args:
-        config: a :class:`jina_embeddings_v4.config.JinaV4Config`
+        config: a :class:`jina_embeddings_v4.integration.config.JinaV4Config`
     """
 
     classes = Setting(
@@ -113,23 +111,13 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         if fiftyone_argument(_APPLY, "label_field") is not None:
             self._require_classes()
 
-        self._leave_cache()
+        leave_model_cache(self)
         extend_path()
         return super().__enter__()
 
     def __exit__(self, *args):
         super().__exit__(*args)
         restore_path()
-
-    def _leave_cache(self):
-        """Leaves FiftyOne's cache of loaded models, as soon as this one is used or changed.
-
-        The cache would hand it to whoever loads the same name, a similarity index above all, whose queries must not
-        follow what the owner of this instance sets on it.
-        """
-        for key, model in list(getattr(fozm, "_MODELS", {}).items()):
-            if model is self:
-                del fozm._MODELS[key]
 
     @property
     def task(self):
@@ -139,7 +127,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     @task.setter
     def task(self, task):
         self.encoder.task = task
-        self._leave_cache()
+        leave_model_cache(self)
 
     #
     # What FiftyOne asks
@@ -222,7 +210,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         Returns:
             a float32 array ``(images, dim)``; if images failed, or FiftyOne puts the embeddings of several batches
-            together, what :mod:`jina_embeddings_v4.batches` has for it
+            together, what :mod:`integration.seams` has for it
 
         Raises:
             engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
@@ -235,7 +223,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             if len(vectors) == len(images):
                 return vectors
             # In memory, FiftyOne knows of samples that failed, but not of single patches.
-            return MISSING if in_memory else EmbeddingRows(_spread(vectors, images, MISSING if of_patches else None))
+            return MISSING if in_memory else EmbeddingRows(spread(vectors, images, MISSING if of_patches else None))
 
         try:
             images, vectors = self._embed_all(images)
@@ -246,7 +234,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             logger.warning("Skipping %d images, the first of them %s: %s", len(images), describe(images[0]), error)
             return [MISSING] * len(images)
 
-        return _spread([StackedRow.of(vector) for vector in vectors], images, None if len(vectors) else MISSING)
+        return spread([StackedRow.of(vector) for vector in vectors], images, None if len(vectors) else MISSING)
 
     def _embed_all(self, images):
         images, embeddings = self.encode_images(images)
@@ -256,7 +244,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     def compute_task_embeddings(self, samples, fields, **kwargs):
         """Embeds the images of a dataset for several tasks at little more than the price of one.
 
-        See :func:`jina_embeddings_v4.task_embeddings.compute_task_embeddings`.
+        See :func:`jina_embeddings_v4.integration.task_embeddings.compute_task_embeddings`.
 
         Args:
             samples: a dataset or view of images
@@ -291,7 +279,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             skip_failures (False): whether to warn of an image that cannot be read, in place of raising an error
 
         Returns:
-            a tuple of the images, those that failed replaced by :class:`jina_embeddings_v4.batches.FailedImage`, and
+            a tuple of the images, those that failed replaced by :class:`integration.failures.FailedImage`, and
             the dict of the others' embeddings by task, float32 arrays ``(images, dim)``
         """
         images, embeddings = self.encode_images(_as_list(images), tasks, skip_failures)
@@ -353,10 +341,10 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
                 default what the running FiftyOne call was asked to do
 
         Returns:
-            a tuple of the images, each that failed replaced by a :class:`jina_embeddings_v4.batches.FailedImage`, and
+            a tuple of the images, each that failed replaced by a :class:`integration.failures.FailedImage`, and
             the :class:`engine.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
-        self._leave_cache()
+        leave_model_cache(self)
         settings = self.encoder.processor.image_settings
         if skip_failures is None:
             skip_failures = fiftyone_argument(_EMBED + _APPLY, "skip_failures", default=False)
@@ -410,7 +398,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         return self._encode_texts(prompts, self.query_prompt_name)
 
     def _encode_texts(self, texts, prompt_name):
-        self._leave_cache()
+        leave_model_cache(self)
         return self.encoder.encode_texts(texts, prompt_name=prompt_name, truncate_dim=self.truncate_dim)
 
     def _vectors(self, embeddings):
@@ -438,7 +426,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         logits = class_logits(self._score(embeddings, pooled, classes), self.temperature)
         classify = fout.ClassifierOutputProcessor(classes, store_logits=self.store_logits)
         labels = classify(logits, None, confidence_thresh=self.confidence_thresh, classes=self.filter_classes)
-        return _spread(labels, images, None)
+        return spread(labels, images, None)
 
     def _score(self, embeddings, pooled, classes):
         """Compares images with all classes: a float32 tensor ``(images, classes)``."""
@@ -469,9 +457,3 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
 def _as_list(images):
     return [images] if is_one_image(images) else list(images)
-
-
-def _spread(values, images, absent):
-    """Lays the values of the readable images out over all images, with ``absent`` for those that failed."""
-    values = iter(values)
-    return [absent if isinstance(image, FailedImage) else next(values) for image in images]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import fiftyone.zoo as foz
 import numpy as np
 
-from ..batches import FailedImage, load_images
 from ..engine.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
+from ..integration.failures import FailedImage
+from ..integration.loading import load_images
 
 _TEXTS_AT_ONCE = 64
 

@@ -165,7 +165,7 @@ def dataset_size(directory, device, counts):
     """The cost of an image, and the memory, against the size of the dataset that one call embeds."""
     import fiftyone as fo
     from jina_embeddings_v4 import DEMO_CHECKPOINT
-    from jina_embeddings_v4.config import JinaV4Config
+    from jina_embeddings_v4.integration.config import JinaV4Config
     from jina_embeddings_v4.zoo import JinaV4
 
     files = [str(Path(path).resolve()) for path in draw_pages(directory / "small", 100, (336, 252))]

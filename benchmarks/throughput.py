@@ -171,7 +171,7 @@ class DatasetWay:
 
     def __init__(self, checkpoint, pages, device, precision):
         import fiftyone as fo
-        from jina_embeddings_v4.config import JinaV4Config
+        from jina_embeddings_v4.integration.config import JinaV4Config
         from jina_embeddings_v4.zoo import JinaV4
 
         config = {"checkpoint": str(checkpoint), "device": str(device), "precision": precision}

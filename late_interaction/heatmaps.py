@@ -23,7 +23,8 @@ import fiftyone.core.patches as fop
 import fiftyone.core.validation as fov
 import numpy as np
 
-from ..batches import FailedImage, load_with_samples
+from ..integration.failures import FailedImage
+from ..integration.loading import load_with_samples
 
 # What the App draws from invisible to opaque. Matches of the demo model have a heat of about 0.25 to 0.7, and a half of
 # them over 0.4; the hottest spot of a page without a match has 0.1 in the median. More than the upper end is drawn as

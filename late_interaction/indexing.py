@@ -8,8 +8,9 @@ import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
 import torch
 
-from ..batches import FailedImage, load_images, start_workers
 from ..engine.encoder import Embeddings
+from ..integration.failures import FailedImage
+from ..integration.loading import load_images, start_workers
 from .token_pooling import pool_tokens
 
 # Samples that are selected at a time. A query of MongoDB has its limit, 16 MB.

@@ -17,8 +17,8 @@ import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
 
-from ..call_context import fiftyone_argument
 from ..engine.arguments import check_choice, check_integer
+from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
 from .stores.local import LocalStore
 from .stores.qdrant import QdrantStore

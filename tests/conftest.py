@@ -17,7 +17,7 @@ import torch
 from examples.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SLOWEST = ["test_finetune.py", "test_similarity.py", "test_batches.py", "test_demo.py", "test_flow.py"]
+SLOWEST = ["test_finetune.py", "test_similarity.py", "test_loading.py", "test_demo.py", "test_flow.py"]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 

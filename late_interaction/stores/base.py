@@ -23,7 +23,7 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def repair(self):
-        """Forgets the pages whose vectors are lost, and warns of them: they are missing then, and can be added again."""
+        """Forgets the pages whose vectors are lost, and warns of them. They are missing then, and can be added anew."""
 
     @abc.abstractmethod
     def damaged(self):

@@ -2,7 +2,7 @@
 
 import fiftyone as fo
 import pytest
-from jina_embeddings_v4.call_context import fiftyone_argument
+from jina_embeddings_v4.integration.seams import fiftyone_argument
 
 
 def call(source, name, default=None):

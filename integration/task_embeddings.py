@@ -2,7 +2,8 @@
 
 import fiftyone as fo
 
-from .batches import FailedImage, load_with_samples
+from .failures import FailedImage
+from .loading import load_with_samples
 
 
 def compute_task_embeddings(

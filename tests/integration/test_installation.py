@@ -14,8 +14,8 @@ import fiftyone as fo
 import fiftyone.plugins as fop
 import fiftyone.zoo as foz
 import pytest
-from jina_embeddings_v4 import installation
-from jina_embeddings_v4.installation import Copy, find_copies, install, main, report
+from jina_embeddings_v4.integration import installation
+from jina_embeddings_v4.integration.installation import Copy, find_copies, install, main, report
 
 from examples.private_fiftyone import NOT_SOURCE, REPOSITORY
 
@@ -56,7 +56,7 @@ def serve(places):
 def copies_of_a_new_process(places):
     """What another Python finds, which has the packages on its path."""
     code = (
-        "import json, fiftyone as fo; from jina_embeddings_v4.installation import find_copies;"
+        "import json, fiftyone as fo; from jina_embeddings_v4.integration.installation import find_copies;"
         "print('found', json.dumps([[c.name, str(c.directory), c.version, c.contents] for c in find_copies()]))"
     )
     environment = {

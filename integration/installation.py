@@ -1,7 +1,7 @@
 """Installs or updates what FiftyOne keeps of this repository, all of it at once, and says which copy does what.
 
-    python -m jina_embeddings_v4.installation https://github.com/<owner>/<repo>
-    python -m jina_embeddings_v4.installation                  # only says what there is
+    python -m jina_embeddings_v4.integration.installation https://github.com/<owner>/<repo>
+    python -m jina_embeddings_v4.integration.installation                  # only says what there is
 
 FiftyOne has three places for a model's code: the source in the model zoo, which ``load_zoo_model`` runs; the plugin,
 which the App runs; and the Python package, which every process imports that answers a late-interaction search. Each is
@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "jina_embeddings_v4"
+from .seams import PACKAGE
 
 _GITHUB = re.compile(r"https?://github\.com/[^/]+/[^/]+?/?")
 
@@ -129,7 +129,7 @@ def report(copies):
 
     missing = [copy.name for copy in copies if copy.directory is None]
     contents = {copy.contents for copy in copies if copy.directory is not None}
-    command = f"`python -m {PACKAGE}.installation URL`"
+    command = f"`python -m {PACKAGE}.integration.installation URL`"
     if missing:
         lines.append(f"Missing: {', '.join(missing)}. {command} installs all three")
     if len(contents) > 1:

@@ -2,11 +2,11 @@
 
 import fiftyone.operators.types as types
 
+from ..engine.checkpoint import read_config
+from ..engine.devices import PRECISIONS
+from ..engine.pooling import POOLING_STRATEGIES
+from ..engine.processing import PROMPT_NAMES
 from .config import SCORES, JinaV4Config
-from .engine.checkpoint import read_config
-from .engine.devices import PRECISIONS
-from .engine.pooling import POOLING_STRATEGIES
-from .engine.processing import PROMPT_NAMES
 
 # An App's form needs its ranges before there is a checkpoint to ask; these are the ones of jina-embeddings-v4.
 _TASKS = ("retrieval", "text-matching", "code")

@@ -24,7 +24,7 @@ from fiftyone.utils.patches import extract_patch
 from jina_embeddings_v4.engine.images import ImageError
 from PIL import Image
 
-from .conftest import DEMO_MODEL, copy_source
+from ..conftest import DEMO_MODEL, copy_source
 
 TOLERANCE = 2e-6
 
@@ -510,7 +510,7 @@ def test_what_stands_for_failures_never_reaches_a_person(model, mixed, unreadabl
 
 
 def test_a_lack_of_memory_in_a_worker_costs_one_image(model, dataset, monkeypatch):
-    batches = sys.modules[type(model).__module__.replace("zoo", "batches")]
+    batches = sys.modules[type(model).__module__.replace("zoo", "integration.loading")]
     resize, bad = batches.resize_image, dataset.values("filepath")[3]
 
     def exhausted(source, *args):
@@ -524,7 +524,7 @@ def test_a_lack_of_memory_in_a_worker_costs_one_image(model, dataset, monkeypatc
 
 
 def test_what_a_caller_does_between_two_batches_is_in_the_callers_state(model, dataset):
-    from jina_embeddings_v4.batches import load_with_samples
+    from jina_embeddings_v4.integration.loading import load_with_samples
 
     # Also within the model's own call, as where FiftyOne asks for an index.
     with model:
@@ -540,7 +540,8 @@ import os, sys, time
 import fiftyone as fo, fiftyone.zoo as foz
 model = foz.load_zoo_model("jina-embeddings-v4-demo", device="cpu")
 dataset = fo.load_dataset(sys.argv[1])
-loader = __import__(type(model).__module__.replace("zoo", "batches"), fromlist=["x"]).load_images(model, dataset, 4, 2)
+loading = __import__(type(model).__module__.replace("zoo", "integration.loading"), fromlist=["x"])
+loader = loading.load_images(model, dataset, 4, 2)
 next(loader)
 print(*[worker.pid for worker in loader._workers], flush=True)
 time.sleep(60)
@@ -575,7 +576,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks for the signal that the system sends when memory is short")
 def test_a_killed_worker_is_an_error_at_once(load_demo, dataset):
-    from jina_embeddings_v4.batches import load_images
+    from jina_embeddings_v4.integration.loading import load_images
 
     loader = load_images(load_demo(), dataset, batch_size=1, num_workers=2)
     next(loader)

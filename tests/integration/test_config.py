@@ -7,9 +7,9 @@ from pathlib import Path
 import fiftyone.zoo as foz
 import pytest
 import torch
-from jina_embeddings_v4.config import LOADING_ONLY, JinaV4Config
+from jina_embeddings_v4.integration.config import LOADING_ONLY, JinaV4Config
 
-from .conftest import DEMO_MODEL
+from ..conftest import DEMO_MODEL
 
 
 def test_defaults(load_demo):
@@ -145,7 +145,7 @@ def test_a_filter_names_classes_that_there_are(load_demo):
 
 
 def test_readme_and_docstring_name_every_argument():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` (\*?) ?\| `(.*?)` \|", readme, re.MULTILINE)
     table = {name: default for name, _, default in rows}
     assert list(table) == list(JinaV4Config.DEFAULTS)

@@ -9,7 +9,7 @@ import fiftyone.zoo as foz
 import pytest
 from fiftyone.operators.executor import ExecutionError
 
-from .conftest import DEMO_MODEL
+from ..conftest import DEMO_MODEL
 
 # What the App's own operator for zoo models does with a model's form.
 OPERATOR = f"""

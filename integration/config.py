@@ -7,11 +7,12 @@ import os
 
 import fiftyone.utils.torch as fout
 
-from .engine.arguments import check_choice
-from .engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .engine.devices import PRECISIONS, resolve_device
-from .engine.pooling import POOLING_STRATEGIES
-from .engine.processing import PROMPT_NAMES
+from ..engine.arguments import check_choice
+from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..engine.devices import PRECISIONS, resolve_device
+from ..engine.pooling import POOLING_STRATEGIES
+from ..engine.processing import PROMPT_NAMES
+from .seams import leave_model_cache
 
 SCORES = ("maxsim", "maxsim-sum", "pooled")
 
@@ -241,4 +242,4 @@ class Setting:
             self._check(model, value)
 
         setattr(model.config, self._name, value)
-        model._leave_cache()
+        leave_model_cache(model)

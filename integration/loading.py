@@ -1,39 +1,21 @@
-"""What FiftyOne's data loader hands to the model, and what the model hands back.
+"""The data loader's side: a dataset's images, loaded and resized in worker processes, and shipped as uint8.
 
-A worker loads and resizes images, and ships them as uint8. One that it cannot read becomes a :class:`FailedImage`, not
-an exception, because FiftyOne gives up a whole batch for one exception.
+One that a worker cannot read becomes a :class:`integration.failures.FailedImage`, not an exception, because FiftyOne
+gives up a whole batch for one exception.
 """
 
 import itertools
-import os
-import sys
-from dataclasses import dataclass
 
 import fiftyone.utils.torch as fout
-import numpy as np
 import torch
 
-from .call_context import fiftyone_argument
-from .engine.image_files import check_dataset_path
-from .engine.images import ImageBatch, ImageError, describe, resize_image
-
-# A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than forked, imports
-# what it is sent by name, along the ``sys.path`` that it inherits: while workers start, this folder is on it.
-_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from ..engine.image_files import check_dataset_path
+from ..engine.images import ImageError, describe, resize_image
+from .failures import FailedImage
+from .seams import StackablePatch, extend_path, fiftyone_argument, restore_path
 
 # The function of FiftyOne that crops patches.
 _READ_PATCHES = ("fiftyone.utils.torch.TorchImagePatchesDataset.__getitem__",)
-
-
-@dataclass(frozen=True)
-class FailedImage:
-    """An image that could not be loaded, or not be embedded.
-
-    Args:
-        reason: which image it is, and what is wrong with it
-    """
-
-    reason: str
 
 
 def load_or_fail(source, settings, max_pixels):
@@ -118,18 +100,6 @@ def start_workers(loader):
         restore_path()
 
 
-def extend_path():
-    """Puts the source's folder on the path, until :func:`restore_path`."""
-    sys.path.append(_SOURCE_FOLDER)
-
-
-def restore_path():
-    """Undoes :func:`extend_path`."""
-    if _SOURCE_FOLDER in sys.path:
-        # The last of them, since a person may have it there, too.
-        del sys.path[-1 - sys.path[::-1].index(_SOURCE_FOLDER)]
-
-
 def load_with_samples(model, samples, fields, batch_size=None, num_workers=None, skip_failures=True, progress=None):
     """Loads the images of a dataset beside their samples, in which fields can be set.
 
@@ -171,73 +141,4 @@ class PatchTransform:
     def __call__(self, patch):
         # What names an image in messages. FiftyOne tells the crop alone, but has the file at hand.
         patch.filename = f"a patch of {fiftyone_argument(_READ_PATCHES, 'image_path')}"
-        return _Patch(load_or_fail(patch, self.settings, self.max_pixels))
-
-
-class _Patch:
-    """A patch of any size. FiftyOne stacks a sample's patches with ``torch.stack``, which makes a list of these."""
-
-    def __init__(self, image):
-        self.image = image
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        if function is torch.stack:
-            return ImageBatch(patch.image for patch in args[0])
-
-        return NotImplemented
-
-
-class EmbeddingRows(list):
-    """The embeddings of a batch in which an image failed: a vector per image, ``None`` or ``MISSING`` for that one.
-
-    FiftyOne concatenates the batches of a sample's patches, which joins lists of these into one.
-    """
-
-    def __array_function__(self, function, types, args, kwargs):
-        if function is np.concatenate:
-            return [None if row is MISSING else row for batch in args[0] for row in batch]
-
-        return NotImplemented
-
-
-class _Missing:
-    """The embedding of an image that failed, where FiftyOne puts embeddings together.
-
-    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
-    collections with failures: a vector or ``None`` per image. It concatenates the batches of a sample's patches. With
-    this for one of them, that gives the ``None`` that it documents for samples with failures.
-    """
-
-    def __array_function__(self, function, types, args, kwargs):
-        if function is np.stack:
-            return [None if row is self else row for row in args[0]]
-        if function is np.concatenate:
-            return None
-
-        return NotImplemented
-
-    def __getitem__(self, index):
-        return self  # where a patch is embedded alone
-
-
-MISSING = _Missing()
-
-
-class StackedRow(np.ndarray):
-    """An embedding that stands beside ``None`` where others failed.
-
-    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
-    collections with failures: a vector or ``None`` per image. In all else it is an array like any other.
-    """
-
-    @classmethod
-    def of(cls, vector):
-        return vector.view(cls)
-
-    def __array_function__(self, function, types, args, kwargs):
-        if function is np.stack:
-            rows = [np.asarray(row) if isinstance(row, np.ndarray) else None for row in args[0]]
-            return rows if any(row is None for row in rows) else np.stack(rows, *args[1:], **kwargs)
-
-        return super().__array_function__(function, types, args, kwargs)
+        return StackablePatch(load_or_fail(patch, self.settings, self.max_pixels))

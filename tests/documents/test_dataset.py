@@ -13,7 +13,7 @@ from pathlib import Path
 import fiftyone as fo
 import pytest
 from jina_embeddings_v4.documents import PIXELS, load_documents
-from jina_embeddings_v4.pdf_renderer import PdfRenderer
+from jina_embeddings_v4.documents.pdf_renderer import PdfRenderer
 from PIL import Image
 
 A4 = (595, 842)
@@ -609,7 +609,7 @@ def test_a_rendering_process_that_was_killed_while_idle_costs_one_page(folder, t
 def test_the_rendering_process_ends_with_its_parent(folder, tmp_path):
     write_slow_pdf(folder / "a.pdf")
     code = (
-        "import sys, threading, time; from jina_embeddings_v4.pdf_renderer import PdfRenderer\n"
+        "import sys, threading, time; from jina_embeddings_v4.documents.pdf_renderer import PdfRenderer\n"
         "renderer = PdfRenderer(60); renderer.count(sys.argv[1]); print(renderer._process.pid, flush=True)\n"
         "renderer.render(sys.argv[1], 0, 1_000_000, sys.argv[2])"
     )

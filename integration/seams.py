@@ -1,0 +1,184 @@
+"""What FiftyOne has no interface for, and what is done in its place: each with what FiftyOne would have to offer for it
+to go.
+"""
+
+import os
+import sys
+
+import numpy as np
+
+# The package's name, by which a stored index finds its class.
+PACKAGE = "jina_embeddings_v4"
+
+# The folder that the source lies in.
+_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+# The frames of FiftyOne's calls. FiftyOne tells a model neither whether failures are to be skipped nor whether its
+# embeddings go to a field or into memory, and tells a download nothing at all. The answers decide what an unreadable
+# image must become: an error, an empty field, or a ``None`` in a list. To go, once FiftyOne hands the arguments of
+# ``compute_embeddings``, ``apply_model`` and ``load_zoo_model`` to the model and to ``download_model``.
+
+
+def fiftyone_argument(functions, name, default=None):
+    """Looks up a variable of the innermost of some functions that is running.
+
+    Args:
+        functions: the names of functions with their modules, eg ``("fiftyone.core.models.apply_model",)``, all of which
+            have the variable
+        name: the variable
+        default (None): what to return where none of the functions is running, as when a model's method is called
+            directly, or the variable has no value yet
+
+    Returns:
+        the variable's value
+
+    Raises:
+        RuntimeError: if a function has no such variable, as in a version of FiftyOne that is not known here
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        function = f"{frame.f_globals.get('__name__')}.{code.co_qualname}"
+        if function in functions:
+            if name not in code.co_varnames + code.co_cellvars + code.co_freevars:
+                import fiftyone
+
+                raise RuntimeError(
+                    f"FiftyOne {fiftyone.__version__} has no {name!r} in {function}(), from which this model learns "
+                    "what it was asked to do: install a version of FiftyOne that this model's README names as tested"
+                )
+            return frame.f_locals.get(name, default)
+
+        frame = frame.f_back
+
+    return default
+
+
+# ``sys.path``. A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than
+# forked, imports what it is sent by name, along the path that it inherits: while workers start, the source's folder is
+# on it. To go, once FiftyOne puts the folder of its sources on the path itself.
+
+
+def extend_path():
+    """Puts the source's folder on the path, until :func:`restore_path`."""
+    sys.path.append(_SOURCE_FOLDER)
+
+
+def restore_path():
+    """Undoes :func:`extend_path`."""
+    if _SOURCE_FOLDER in sys.path:
+        # The last of them, since a person may have it there, too.
+        del sys.path[-1 - sys.path[::-1].index(_SOURCE_FOLDER)]
+
+
+# ``sys.modules``. FiftyOne imports plugins by a name that it makes up, and a stored index finds its class by the
+# package's. To go, once FiftyOne resolves the class of a run through the plugin that made it.
+
+
+def be_the_package(module_name):
+    """Lets a module be found by the package's name, unless the package is installed.
+
+    Args:
+        module_name: the name by which FiftyOne imported it
+    """
+    import importlib.util
+
+    if importlib.util.find_spec(PACKAGE) is None:
+        sys.modules[PACKAGE] = sys.modules[module_name]
+
+
+# The cache of loaded models. It hands a model to whoever loads the same name, a similarity index above all, whose
+# queries must not follow what the owner of this instance sets on it. To go, once FiftyOne caches models by their
+# arguments for its own calls alone. Until then, whoever loads the same name before this instance is used has the same
+# one.
+
+
+def leave_model_cache(model):
+    """Takes a model out of FiftyOne's cache.
+
+    Args:
+        model: the model, which is used or changed now
+    """
+    import fiftyone.zoo.models as fozm
+
+    for key, cached in list(getattr(fozm, "_MODELS", {}).items()):
+        if cached is model:
+            del fozm._MODELS[key]
+
+
+# How FiftyOne puts embeddings together: by ``np.stack``, ``np.concatenate`` and ``torch.stack``, which take no
+# ``None``. To go, once it takes a ``None`` for an image or a patch that failed, and patches of different sizes.
+
+
+class StackablePatch:
+    """A patch of any size. FiftyOne stacks a sample's patches with ``torch.stack``, which makes a list of these."""
+
+    def __init__(self, image):
+        self.image = image
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        import torch
+
+        from ..engine.images import ImageBatch
+
+        if function is torch.stack:
+            return ImageBatch(patch.image for patch in args[0])
+
+        return NotImplemented
+
+
+class EmbeddingRows(list):
+    """The embeddings of a batch in which an image failed: a vector per image, ``None`` or ``MISSING`` for that one.
+
+    FiftyOne concatenates the batches of a sample's patches, which joins lists of these into one.
+    """
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.concatenate:
+            return [None if row is MISSING else row for batch in args[0] for row in batch]
+
+        return NotImplemented
+
+
+class _Missing:
+    """The embedding of an image that failed, where FiftyOne puts embeddings together.
+
+    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
+    collections with failures: a vector or ``None`` per image. It concatenates the batches of a sample's patches. With
+    this for one of them, that gives the ``None`` that it documents for samples with failures.
+    """
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.stack:
+            return [None if row is self else row for row in args[0]]
+        if function is np.concatenate:
+            return None
+
+        return NotImplemented
+
+    def __getitem__(self, index):
+        return self  # where a patch is embedded alone
+
+
+MISSING = _Missing()
+
+
+class StackedRow(np.ndarray):
+    """An embedding that stands beside ``None`` where others failed.
+
+    FiftyOne stacks the embeddings of images. With this among them, that gives the list that it documents for
+    collections with failures: a vector or ``None`` per image. In all else it is an array like any other.
+    """
+
+    @classmethod
+    def of(cls, vector):
+        return vector.view(cls)
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.stack:
+            rows = [np.asarray(row) if isinstance(row, np.ndarray) else None for row in args[0]]
+            return rows if any(row is None for row in rows) else np.stack(rows, *args[1:], **kwargs)
+
+        return super().__array_function__(function, types, args, kwargs)
