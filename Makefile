@@ -27,11 +27,11 @@ app: .venv ## open the FiftyOne App on the demo's dataset
 	@$(PRIVATE_FIFTYONE) $(BIN)/fiftyone app launch jina-embeddings-v4-demo
 
 demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed, it goes on where it was
-	@$(BIN)/python -m jina_embeddings_v4.training.demo demo_checkpoint
+	@$(BIN)/python -m jina_embeddings_v4.demo.training demo/checkpoint
 
 verify: .venv ## check the embeddings on your weights, device and versions; MODEL=, DEVICE=, PRECISION=
 	@$(BIN)/python -m jina_embeddings_v4.engine.verification --precision "$(PRECISION)" --device "$(DEVICE)" \
-		--model "$(if $(filter jina-embeddings-v4-demo,$(MODEL)),demo_checkpoint,$(MODEL))"
+		--model "$(if $(filter jina-embeddings-v4-demo,$(MODEL)),demo/checkpoint,$(MODEL))"
 
 benchmark: .venv ## measure what the demo model finds, labels and compares
 	@$(BIN)/python -m benchmarks.quality

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _LOAD = ("fiftyone.zoo.models.load_zoo_model",)
 
 DEMO_MODEL = "jina-embeddings-v4-demo"
-DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_checkpoint")
+DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo", "checkpoint")
 
 
 def download_model(model_name, model_path):

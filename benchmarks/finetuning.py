@@ -11,9 +11,9 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 from jina_embeddings_v4 import DEMO_CHECKPOINT
+from jina_embeddings_v4.demo.pages.canvas import INK, PALE, RGB, Canvas, jitter
 from jina_embeddings_v4.engine.encoder import Encoder
-from jina_embeddings_v4.training.finetune import finetune
-from jina_embeddings_v4.training.pages.canvas import INK, PALE, RGB, Canvas, jitter
+from jina_embeddings_v4.finetuning.finetune import finetune
 
 from .quality import late_scores, ndcg
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jina_embeddings_v4.engine.checkpoint import ADAPTERS
-from jina_embeddings_v4.training.files import (
+from jina_embeddings_v4.demo.files import (
     new_towers,
     write_base,
     write_config,
     write_new_adapters,
     write_tokenizer,
 )
+from jina_embeddings_v4.engine.checkpoint import ADAPTERS
 from PIL import Image, ImageDraw
 
 TEXT = {

@@ -15,16 +15,16 @@ from collections import defaultdict
 
 import numpy as np
 import torch
+from jina_embeddings_v4.demo.data import load_pages, page_queries
+from jina_embeddings_v4.demo.pages.documents import TYPES, documents
+from jina_embeddings_v4.demo.pages.phrases import phrase, sample_facts
+from jina_embeddings_v4.demo.pages.programs import describe, programs
+from jina_embeddings_v4.demo.pages.vocabulary import DESCRIPTIONS
+from jina_embeddings_v4.demo.tasks import likeness
 from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.engine.pooling import pool_multi_vectors
 from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
-from jina_embeddings_v4.training.data import load_pages, page_queries
-from jina_embeddings_v4.training.losses import single_scores
-from jina_embeddings_v4.training.pages.documents import TYPES, documents
-from jina_embeddings_v4.training.pages.phrases import phrase, sample_facts
-from jina_embeddings_v4.training.pages.programs import describe, programs
-from jina_embeddings_v4.training.pages.vocabulary import DESCRIPTIONS
-from jina_embeddings_v4.training.tasks import likeness
+from jina_embeddings_v4.finetuning.losses import single_scores
 from ranx import Qrels, Run, evaluate
 from scipy.stats import spearmanr
 
@@ -156,7 +156,7 @@ def by_kind(retrieval, scores):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="demo_checkpoint", help="the checkpoint to measure")
+    parser.add_argument("--checkpoint", default="demo/checkpoint", help="the checkpoint to measure")
     parser.add_argument("--precision", default="float32", help="the precision to measure")
     parser.add_argument("--pages", type=int, default=1000, help="how many test pages")
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ from jina_embeddings_v4.engine.elementwise import rotate
 from jina_embeddings_v4.engine.images import patchify, resize_image
 from jina_embeddings_v4.engine.pooling import multi_vectors, single_vectors
 from jina_embeddings_v4.engine.vision import lay_out
-from jina_embeddings_v4.training.forward import embed, visual_tokens
+from jina_embeddings_v4.finetuning.forward import embed, visual_tokens
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.zoo as foz
-from jina_embeddings_v4.training.pages.documents import TYPES, documents
-from jina_embeddings_v4.training.pages.phrases import caption
-from jina_embeddings_v4.training.pages.rendering import draw_document
+from jina_embeddings_v4.demo.pages.documents import TYPES, documents
+from jina_embeddings_v4.demo.pages.phrases import caption
+from jina_embeddings_v4.demo.pages.rendering import draw_document
 from pictures import draw_contact_sheet, draw_map
 
 NAME = "jina-embeddings-v4-demo"

@@ -48,8 +48,8 @@ class JinaV4Config(fout.TorchImageModelConfig):
             elsewhere
         checkpoint (None): a local directory, ``"org/name"`` or ``"org/name@revision"`` to load in place of the model's
             own weights
-        adapter (None): a directory with LoRA adapters of one's own, as ``training/finetune.py`` writes it, to apply in
-            place of the checkpoint's for the tasks that they are for
+        adapter (None): a directory with LoRA adapters of one's own, as ``finetuning/finetune.py`` writes it, to apply
+            in place of the checkpoint's for the tasks that they are for
     """
 
     DEFAULTS = {

@@ -5,9 +5,11 @@ All of it is in place before anything imports FiftyOne, which reads its configur
 
 import atexit
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,11 +19,12 @@ import torch
 from examples.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SLOWEST = ["test_finetune.py", "test_similarity.py", "test_loading.py", "test_demo.py", "test_flow.py"]
+SLOWEST = ["test_finetune.py", "test_similarity.py", "test_loading.py", "test_training.py", "test_flow.py"]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 
 def pytest_configure(config):
+    _find_demo()
     folder = Path(tempfile.mkdtemp(prefix="jina-v4-tests-"))
     copy_source(folder / "models" / "jina_embeddings_v4")
 
@@ -51,6 +54,15 @@ def pytest_configure(config):
         torch.set_num_threads(share)
     # OpenMP's threads spin while they wait, which on a busy machine makes torch many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _find_demo():
+    """Lets tests import how the demo model is made, which a wheel does not hold, where they run against one."""
+    name, place = "jina_embeddings_v4.demo", Path(__file__).parent.parent / "demo"
+    package = importlib.util.find_spec("jina_embeddings_v4").submodule_search_locations[0]
+    if not Path(package, "demo", "__init__.py").exists():
+        spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=[place])
+        sys.modules[name] = importlib.util.module_from_spec(spec)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import fiftyone as fo
 import pytest
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.phrases import caption
-from jina_embeddings_v4.training.pages.rendering import draw_document
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.phrases import caption
+from jina_embeddings_v4.demo.pages.rendering import draw_document
 
 from examples import index_documents
 from examples.index_documents import main

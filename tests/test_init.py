@@ -259,7 +259,9 @@ def test_a_checkpoint_on_disk_needs_no_hub(hub, checkpoint):
 def test_a_checkpoint_on_the_hub_is_read_at_its_revision(hub, checkpoint):
     first, second = "1" * 40, "2" * 40
     hub.repositories["someone/tiny", first] = checkpoint
-    hub.repositories["someone/tiny", second] = Path(fo.config.model_zoo_dir) / "jina_embeddings_v4" / "demo_checkpoint"
+    hub.repositories["someone/tiny", second] = (
+        Path(fo.config.model_zoo_dir) / "jina_embeddings_v4" / "demo" / "checkpoint"
+    )
     hub.branches["someone/tiny", "v1.0"] = first
     hub.branches["someone/tiny", "main"] = second
 

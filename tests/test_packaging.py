@@ -64,5 +64,5 @@ def test_the_wheel_holds_the_whole_package(sources, tmp_path):
     held = set(ZipFile(wheel).namelist())
     expected = {f"jina_embeddings_v4/{path.relative_to(ROOT)}" for path in sources}
     expected |= {f"jina_embeddings_v4/{name}" for name in ("manifest.json", "fiftyone.yml")}
-    expected |= {f"jina_embeddings_v4/{name}" for name in files if name.startswith("demo_checkpoint/")}
+    expected |= {f"jina_embeddings_v4/{name}" for name in files if name.startswith("demo/checkpoint/")}
     assert expected <= held, expected - held

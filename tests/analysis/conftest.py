@@ -11,9 +11,9 @@ import pytest
 @pytest.fixture(scope="session")
 def captioned_files(tmp_path_factory):
     """Forty page files, with a caption in English and one in German of each."""
-    from jina_embeddings_v4.training.pages.documents import documents
-    from jina_embeddings_v4.training.pages.phrases import caption, phrase
-    from jina_embeddings_v4.training.pages.rendering import draw_document
+    from jina_embeddings_v4.demo.pages.documents import documents
+    from jina_embeddings_v4.demo.pages.phrases import caption, phrase
+    from jina_embeddings_v4.demo.pages.rendering import draw_document
 
     folder = tmp_path_factory.mktemp("captioned")
     pages = []

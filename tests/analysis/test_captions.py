@@ -7,9 +7,9 @@ from jina_embeddings_v4.analysis.captions import score_captions
 def many(tmp_path):
     """Two hundred pages, of which a twentieth have each other's captions: the dataset, and the ids of those."""
     import fiftyone as fo
-    from jina_embeddings_v4.training.pages.documents import documents
-    from jina_embeddings_v4.training.pages.phrases import caption
-    from jina_embeddings_v4.training.pages.rendering import draw_document
+    from jina_embeddings_v4.demo.pages.documents import documents
+    from jina_embeddings_v4.demo.pages.phrases import caption
+    from jina_embeddings_v4.demo.pages.rendering import draw_document
 
     pages = list(documents("test", 31_000, 31_200))
     captions = [caption(page) for page in pages]

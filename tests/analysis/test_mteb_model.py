@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from jina_embeddings_v4.analysis import mteb_model
 from jina_embeddings_v4.analysis.mteb_model import JinaV4Mteb, adapter_for
+from jina_embeddings_v4.demo.data import Page, page_queries
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.phrases import caption, phrase
+from jina_embeddings_v4.demo.pages.programs import describe, programs
+from jina_embeddings_v4.demo.pages.rendering import draw_document
 from jina_embeddings_v4.engine.checkpoint import REPOSITORY, REVISION
 from jina_embeddings_v4.engine.encoder import Encoder
-from jina_embeddings_v4.training.data import Page, page_queries
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.phrases import caption, phrase
-from jina_embeddings_v4.training.pages.programs import describe, programs
-from jina_embeddings_v4.training.pages.rendering import draw_document
 from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS
 from scipy.stats import spearmanr
 
 from benchmarks.quality import late_scores, ndcg
 
-DEMO = Path(__file__).parents[2] / "demo_checkpoint"
+DEMO = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 @pytest.fixture(autouse=True)
@@ -355,7 +355,7 @@ def test_results_of_other_settings_are_kept_apart(demo, search, calls, tmp_path)
         evaluate(JinaV4Mteb(demo, **settings), task, cache)
         assert not calls
 
-    names = {file.parent.name for file in tmp_path.glob("results/local__demo_checkpoint/*/experiments/*/Local*.json")}
+    names = {file.parent.name for file in tmp_path.glob("results/local__checkpoint/*/experiments/*/Local*.json")}
     assert names == {"late_interaction_True", "truncate_dim_64", "max_pixels_20000"}
 
 
@@ -377,7 +377,7 @@ def test_what_the_model_is_called(demo, tmp_path):
 
     local = JinaV4Mteb(demo, late_interaction=True, max_pixels=20_000)
     meta = local.mteb_model_meta
-    assert meta.name == "local/demo_checkpoint" and meta.model_type == ["late-interaction"] and meta.embed_dim == 128
+    assert meta.name == "local/checkpoint" and meta.model_type == ["late-interaction"] and meta.embed_dim == 128
     again = meta.load_model(device="cpu")
     assert again.late_interaction and again.max_pixels == 20_000
     assert again.mteb_model_meta.experiment_name == meta.experiment_name == "late_interaction_True__max_pixels_20000"

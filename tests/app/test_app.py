@@ -19,8 +19,8 @@ import fiftyone.brain as fob
 import numpy as np
 import psutil
 import pytest
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.rendering import draw_with_boxes
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 

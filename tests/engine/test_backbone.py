@@ -13,7 +13,7 @@ from jina_embeddings_v4.engine.images import resize_image
 from jina_embeddings_v4.engine.loading import load_backbone, load_network
 from jina_embeddings_v4.engine.processing import Processor
 from jina_embeddings_v4.engine.vision import _kept_layout, lay_out
-from jina_embeddings_v4.training.forward import embed, visual_tokens
+from jina_embeddings_v4.finetuning.forward import embed, visual_tokens
 
 TEXTS = ["an invoice", "", "a much longer text that asks for a letter with a red stamp", "two words"]
 # Whole windows, parts of windows on each side, images smaller than a window, one row of patches.

@@ -12,8 +12,8 @@ import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import Executor
 from fiftyone.server.view import get_view
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.rendering import draw_document
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.rendering import draw_document
 
 from examples.private_fiftyone import copy_source
 

@@ -6,11 +6,11 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
+from jina_embeddings_v4.demo.pages.documents import HEADLINES, documents
+from jina_embeddings_v4.demo.pages.phrases import phrase
+from jina_embeddings_v4.demo.pages.rendering import LANDSCAPE, STRIP, draw_with_boxes
 from jina_embeddings_v4.engine.images import resize_image
 from jina_embeddings_v4.late_interaction.heatmaps import RANGE, excess, write_heatmaps
-from jina_embeddings_v4.training.pages.documents import HEADLINES, documents
-from jina_embeddings_v4.training.pages.phrases import phrase
-from jina_embeddings_v4.training.pages.rendering import LANDSCAPE, STRIP, draw_with_boxes
 from PIL import Image
 
 # Of the test split. Some have no headline.

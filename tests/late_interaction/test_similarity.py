@@ -12,11 +12,11 @@ import fiftyone.brain as fob
 import fiftyone.zoo as foz
 import numpy as np
 import pytest
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.phrases import caption
+from jina_embeddings_v4.demo.pages.rendering import draw_document
 from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.phrases import caption
-from jina_embeddings_v4.training.pages.rendering import draw_document
 
 MODEL = "jina-embeddings-v4-demo"
 PAGES = 24
@@ -294,7 +294,7 @@ import sys
 import fiftyone as fo
 view = fo.load_dataset(sys.argv[1]).sort_by_similarity(sys.argv[2], k=3, brain_key="late")
 print(*view.values("id"))
-assert not any("jina_embeddings_v4.training" in name for name in sys.modules)
+assert not any(f"jina_embeddings_v4.{room}" in name for name in sys.modules for room in ("demo", "finetuning"))
 """
 
 

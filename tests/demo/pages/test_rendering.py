@@ -4,10 +4,10 @@ import ast
 
 import numpy as np
 import pytest
-from jina_embeddings_v4.training.pages.canvas import RGB
-from jina_embeddings_v4.training.pages.documents import COLOURS, MARKS, PLACES, TYPES, Document, Mark, documents
-from jina_embeddings_v4.training.pages.programs import programs
-from jina_embeddings_v4.training.pages.rendering import draw_document, draw_with_boxes
+from jina_embeddings_v4.demo.pages.canvas import RGB
+from jina_embeddings_v4.demo.pages.documents import COLOURS, MARKS, PLACES, TYPES, Document, Mark, documents
+from jina_embeddings_v4.demo.pages.programs import programs
+from jina_embeddings_v4.demo.pages.rendering import draw_document, draw_with_boxes
 
 
 def coloured(picture, colour):

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from jina_embeddings_v4.training.pages.documents import TYPES, documents
-from jina_embeddings_v4.training.pages.phrases import caption, phrase, sample_class_text, sample_query
-from jina_embeddings_v4.training.pages.programs import describe, programs
+from jina_embeddings_v4.demo.pages.documents import TYPES, documents
+from jina_embeddings_v4.demo.pages.phrases import caption, phrase, sample_class_text, sample_query
+from jina_embeddings_v4.demo.pages.programs import describe, programs
 
 CHART = [
     ("type", "bar chart"),

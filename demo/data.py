@@ -30,7 +30,7 @@ class Pages(torch.utils.data.Dataset):
     """The pages of a split, by their numbers. They never end.
 
     Args:
-        split: one of :data:`training.pages.documents.SPLITS`
+        split: one of :data:`demo.pages.documents.SPLITS`
         image_settings: the :class:`engine.images.ImageSettings` of the model
     """
 
@@ -48,7 +48,7 @@ def load_pages(split, image_settings, numbers, workers=2):
     """Yields lists of pages, drawn by worker processes.
 
     Args:
-        split: one of :data:`training.pages.documents.SPLITS`
+        split: one of :data:`demo.pages.documents.SPLITS`
         image_settings: the :class:`engine.images.ImageSettings` of the model
         numbers: an iterable of lists of numbers, one a batch
         workers (2): the number of worker processes

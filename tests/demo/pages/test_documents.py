@@ -1,6 +1,6 @@
 """What is on a page, and which combinations are kept for the test."""
 
-from jina_embeddings_v4.training.pages.documents import SPLITS, TYPES, Document, Mark, documents
+from jina_embeddings_v4.demo.pages.documents import SPLITS, TYPES, Document, Mark, documents
 
 
 def test_a_document_satisfies_what_is_said_of_it_and_nothing_else():

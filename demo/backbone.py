@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ..finetuning.forward import Vectors, embed, visual_tokens
+from ..finetuning.loop import Loop
+from ..finetuning.losses import joint_loss
 from .data import TwinBatches, captioned, false_negatives, load_pages, page_queries, page_tokens, text_tokens
-from .forward import Vectors, embed, visual_tokens
-from .loop import Loop
-from .losses import joint_loss
 from .pages.programs import describe, programs
 
 # The batches of 32 queries to each batch of pages; all but the first tell a page from its twin.

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from jina_embeddings_v4.training.forward import Vectors
-from jina_embeddings_v4.training.losses import cosent, info_nce, joint_loss, late_scores, single_scores
+from jina_embeddings_v4.finetuning.forward import Vectors
+from jina_embeddings_v4.finetuning.losses import cosent, info_nce, joint_loss, late_scores, single_scores
 from torch.nn.functional import normalize
 
 

@@ -1,7 +1,9 @@
 """Adapters of one's own, trained on a FiftyOne dataset, and used by the zoo model."""
 
+import importlib
 import json
 import logging
+import sys
 from pathlib import Path
 
 import fiftyone as fo
@@ -11,7 +13,7 @@ import pytest
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT, DEMO_MODEL
 from jina_embeddings_v4.engine.encoder import Encoder
-from jina_embeddings_v4.training.finetune import _draw, _images_of, _make_batch, finetune
+from jina_embeddings_v4.finetuning.finetune import _draw, _images_of, _make_batch, finetune
 from safetensors.torch import load_file, save_file
 
 from benchmarks.finetuning import KINDS, draw_calendar, make_dataset, query, score
@@ -148,3 +150,10 @@ def test_texts_are_asked_for(dataset):
     with pytest.raises(ValueError, match="'nothing' gives 0 text"):
         dataset.add_sample_field("nothing", fo.StringField)
         finetune(dataset, "nothing", "unused", checkpoint=DEMO_CHECKPOINT)
+
+
+def test_the_former_import_path_forwards_and_warns():
+    sys.modules.pop("jina_embeddings_v4.training.finetune", None)
+    with pytest.warns(DeprecationWarning, match="jina_embeddings_v4.finetuning.finetune now"):
+        former = importlib.import_module("jina_embeddings_v4.training.finetune")
+    assert former.finetune is finetune

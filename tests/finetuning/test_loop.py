@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jina_embeddings_v4.training.loop import Loop
+from jina_embeddings_v4.finetuning.loop import Loop
 
 
 class Killed(Exception):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
+from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.phrases import caption
+from jina_embeddings_v4.demo.pages.rendering import draw_document
+from jina_embeddings_v4.demo.training import train_demo
 from jina_embeddings_v4.engine.encoder import Encoder
-from jina_embeddings_v4.training.demo import train_demo
-from jina_embeddings_v4.training.pages.documents import documents
-from jina_embeddings_v4.training.pages.phrases import caption
-from jina_embeddings_v4.training.pages.rendering import draw_document
 from safetensors.torch import load_file
 
 TASKS = ("retrieval", "text-matching", "code")

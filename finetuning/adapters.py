@@ -56,7 +56,7 @@ def train_adapter(
         steps: the number of batches
         learning_rate (1e-3): its peak
         save_memory (False): whether to compute what a layer does again for its gradients, in place of keeping it
-        identity (None): what else decides the outcome, see :class:`training.loop.Loop`
+        identity (None): what else decides the outcome, see :class:`finetuning.loop.Loop`
 
     Returns:
         a dict of the adapter's tensors, as PEFT names them

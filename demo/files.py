@@ -1,7 +1,6 @@
-"""Writes checkpoints and adapters in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
+"""Writes checkpoints in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
 
 from ..engine.backbone import Towers
-from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTERS, WEIGHT_INDEX
+from ..engine.checkpoint import ADAPTERS, WEIGHT_INDEX
+from ..finetuning.files import adapter_tensors, read_adapter_config, write_adapters, write_json
 
 # The checkpoint that the package carries. Its settings, but for the sizes, are the pattern for new ones.
-PATTERN = Path(__file__).parent.parent / "demo_checkpoint"
+PATTERN = Path(__file__).parent / "checkpoint"
 
 
 def write_tokenizer(directory, texts, vocabulary_size):
@@ -44,15 +44,15 @@ def write_tokenizer(directory, texts, vocabulary_size):
 
     for token in pattern["added_tokens"]:
         token["id"] = ids[token["content"]]
-    _write_json(directory / "tokenizer.json", pattern | {"model": model})
-    _write_json(directory / "vocab.json", model["vocab"])
+    write_json(directory / "tokenizer.json", pattern | {"model": model})
+    write_json(directory / "vocab.json", model["vocab"])
     (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, model["merges"])]) + "\n")
-    _write_json(directory / "added_tokens.json", ids)
+    write_json(directory / "added_tokens.json", ids)
 
     settings = json.loads((PATTERN / "tokenizer_config.json").read_text())
     decoder = settings["added_tokens_decoder"].values()
     settings["added_tokens_decoder"] = {str(ids[token["content"]]): token for token in decoder}
-    _write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / "tokenizer_config.json", settings)
     shutil.copyfile(PATTERN / "special_tokens_map.json", directory / "special_tokens_map.json")
     return ids
 
@@ -87,11 +87,11 @@ def write_config(directory, sizes, special_tokens, max_pixels):
         "vision_end_token_id": special_tokens["<|vision_end|>"],
         "vision_token_id": special_tokens["<|vision_pad|>"],
     }
-    _write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
 
     images = json.loads((PATTERN / "preprocessor_config.json").read_text())
     images |= {"max_pixels": max_pixels, "size": images["size"] | {"longest_edge": max_pixels}}
-    _write_json(directory / "preprocessor_config.json", images)
+    write_json(directory / "preprocessor_config.json", images)
     return config
 
 
@@ -128,7 +128,7 @@ def write_base(directory, towers):
 
     total = sum(tensor.numel() * tensor.element_size() for tensors in shards.values() for tensor in tensors.values())
     weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
-    _write_json(directory / WEIGHT_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(directory / WEIGHT_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def write_new_adapters(directory, towers, tasks, rank, seed):
@@ -149,38 +149,3 @@ def write_new_adapters(directory, towers, tasks, rank, seed):
     network = PeftModel(towers, LoraConfig(**{name: settings[name] for name in names}), adapter_name="start")
     start = adapter_tensors(network, "start")
     write_adapters(directory, settings, dict.fromkeys(tasks, start))
-
-
-def read_adapter_config(directory):
-    """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
-    return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
-
-
-def adapter_tensors(network, task):
-    """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(network, adapter_name=task)
-
-
-def write_adapters(directory, settings, adapters):
-    """Writes adapters, all in one file, the task's name within the tensors' names.
-
-    Args:
-        directory: the directory of the adapters, which in a checkpoint is ``adapters``
-        settings: the dict of ``adapter_config.json``
-        adapters: a dict of the adapters' weights by task, named as PEFT names them
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / ADAPTER_CONFIG, settings)
-    tensors = {
-        re.sub(r"(lora_[AB])\.", rf"\1.{task}.", name): tensor.detach().to(torch.bfloat16).contiguous().clone()
-        for task, weights in adapters.items()
-        for name, tensor in weights.items()
-    }
-    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-
-
-def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

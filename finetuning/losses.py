@@ -59,8 +59,8 @@ def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
     the Kullback-Leibler divergence that brings the two kinds of scores together.
 
     Args:
-        queries: :class:`training.forward.Vectors`
-        targets: :class:`training.forward.Vectors`
+        queries: :class:`finetuning.forward.Vectors`
+        targets: :class:`finetuning.forward.Vectors`
         temperature: a tensor with the softmax temperature
         excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
         matryoshka_dims: the dimensions at which single vectors must be good

@@ -12,7 +12,7 @@ import torch
 from ..engine.checkpoint import ADAPTERS
 from ..engine.loading import load_network
 from ..engine.processing import Processor
-from .adapters import train_adapter
+from ..finetuning.adapters import train_adapter
 from .backbone import train_backbone
 from .files import (
     new_towers,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from jina_embeddings_v4.engine.images import resize_image
 from jina_embeddings_v4.engine.loading import load_network
-from jina_embeddings_v4.training.forward import embed, visual_tokens
+from jina_embeddings_v4.finetuning.forward import embed, visual_tokens
 from torch.nn.functional import normalize
 
 TEXTS = ["an invoice", "a much longer text that asks for a letter with a stamp", ""]

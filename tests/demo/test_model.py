@@ -9,10 +9,10 @@ import fiftyone.brain as fob
 import fiftyone.zoo as foz
 import numpy as np
 import pytest
-from jina_embeddings_v4.training.pages.documents import TYPES, documents
-from jina_embeddings_v4.training.pages.phrases import caption, phrase
-from jina_embeddings_v4.training.pages.rendering import draw_document
-from jina_embeddings_v4.training.pages.vocabulary import DESCRIPTIONS
+from jina_embeddings_v4.demo.pages.documents import TYPES, documents
+from jina_embeddings_v4.demo.pages.phrases import caption, phrase
+from jina_embeddings_v4.demo.pages.rendering import draw_document
+from jina_embeddings_v4.demo.pages.vocabulary import DESCRIPTIONS
 
 MODEL = "jina-embeddings-v4-demo"
 

@@ -10,7 +10,7 @@ import random
 
 import torch
 
-from .adapters import Batch
+from ..finetuning.adapters import Batch
 from .data import TwinBatches, false_negatives, load_pages, page_queries, page_tokens, text_tokens
 from .pages.documents import TYPES, documents
 from .pages.phrases import phrase, sample_facts, sample_language

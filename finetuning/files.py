@@ -1,0 +1,46 @@
+"""Reads and writes adapters in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+
+def read_adapter_config(directory):
+    """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
+    return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
+
+
+def adapter_tensors(network, task):
+    """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(network, adapter_name=task)
+
+
+def write_adapters(directory, settings, adapters):
+    """Writes adapters, all in one file, the task's name within the tensors' names.
+
+    Args:
+        directory: the directory of the adapters, which in a checkpoint is ``adapters``
+        settings: the dict of ``adapter_config.json``
+        adapters: a dict of the adapters' weights by task, named as PEFT names them
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / ADAPTER_CONFIG, settings)
+    tensors = {
+        re.sub(r"(lora_[AB])\.", rf"\1.{task}.", name): tensor.detach().to(torch.bfloat16).contiguous().clone()
+        for task, weights in adapters.items()
+        for name, tensor in weights.items()
+    }
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def write_json(path, value):
+    """Writes a value as JSON that people can read."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
