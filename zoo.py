@@ -12,7 +12,7 @@ from .engine.encoder import Encoder, join
 from .engine.images import ImageBatch, ImageError, describe, is_one_image
 from .engine.pooling import pool_multi_vectors
 from .engine.scoring import TokenSet, class_logits, maxsim
-from .integration.config import LOADING_ONLY, Setting, check_filter, unknown
+from .integration.config import LOADING_ONLY, Setting, check_filter, is_nearly_a_setting, unknown
 from .integration.failures import FailedImage, spread
 from .integration.loading import ImageLoader, PatchTransform, load_or_fail
 from .integration.seams import (
@@ -88,10 +88,11 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         super().__init__(config)
 
     def __setattr__(self, name, value):
-        # Python would take any name, and what a person meant to set would stay as it was.
         if name in LOADING_ONLY:
             raise AttributeError(f"{name!r} cannot be changed on a loaded model: pass it to load_zoo_model()")
-        if not name.startswith("_") and not hasattr(type(self), name):
+        # Python would take any name, and what a person meant to set would stay as it was. FiftyOne may set what it
+        # likes.
+        if not name.startswith("_") and not hasattr(type(self), name) and is_nearly_a_setting(name):
             raise AttributeError(unknown(name))
 
         super().__setattr__(name, value)

@@ -98,6 +98,11 @@ def unknown(name):
     return f"Unknown argument {name!r}: {hint}The arguments are {', '.join(JinaV4Config.DEFAULTS)}"
 
 
+def is_nearly_a_setting(name):
+    """Whether a name is that of an argument but for a slip, or one of FiftyOne's methods' arguments."""
+    return name in _ARGUMENTS_OF_CALLS or bool(difflib.get_close_matches(name, JinaV4Config.DEFAULTS, n=1, cutoff=0.75))
+
+
 def check_filter(classes, filter_classes):
     """Checks that predictions are restricted to classes that there are, where both are given.
 

@@ -109,16 +109,18 @@ def test_a_loaded_model_refuses_what_only_loading_takes(load_demo, name, value):
     [
         ("temprature", "'temprature': did you mean 'temperature'"),
         ("batch_size", "'batch_size': it belongs to compute_embeddings"),
-        ("xyz", "Unknown argument 'xyz': The arguments are task, classes"),
+        ("max_pixel", "'max_pixel': did you mean 'max_pixels'.*The arguments are task, classes"),
     ],
 )
-def test_a_loaded_model_refuses_unknown_attributes(load_demo, name, message):
+def test_a_loaded_model_refuses_slips_of_its_settings(load_demo, name, message):
     model = load_demo()
     with pytest.raises(AttributeError, match=message):
         setattr(model, name, 1)
 
     assert not hasattr(model, name)
-    model._private, model.store_logits, model.preprocess = 1, True, False  # As FiftyOne does.
+    # As FiftyOne does, or a later version may.
+    model._private, model.store_logits, model.preprocess, model.embedding_layer = 1, True, False, {}
+    assert model.embedding_layer == {}
 
 
 def test_a_filter_names_classes_that_there_are(load_demo):
