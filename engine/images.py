@@ -311,6 +311,28 @@ def resized_size(height, width, settings, max_pixels):
     return resized
 
 
+def grid_of_file(path, settings, max_pixels=None):
+    """Computes how the visual tokens of an image lie on it, without reading its pixels.
+
+    Args:
+        path: the image's path
+        settings: an :class:`ImageSettings`
+        max_pixels (None): the largest area after resizing, in pixels. ``None`` means the checkpoint's own limit
+
+    Returns:
+        a ``(rows, columns)`` tuple
+
+    Raises:
+        Exception: if the file is no image, of whatever kind that is
+    """
+    with open_image_file(path) as image:
+        width, height = image.size
+        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+            width, height = height, width
+    height, width = resized_size(height, width, settings, max_pixels or settings.max_pixels)
+    return height // settings.token_size, width // settings.token_size
+
+
 def resize_image(source, settings, max_pixels=None):
     """Loads an image and resizes it to the model's grid.
 

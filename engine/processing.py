@@ -136,6 +136,11 @@ class Processor:
         height, width = image.pixels.shape[-2:]
         return height // self.image_settings.token_size, width // self.image_settings.token_size
 
+    @property
+    def tokens_around_image(self):
+        """The numbers of tokens of the image prompt before an image's visual tokens, and after them."""
+        return len(self._before_image), len(self._after_image)
+
     def image_tokens(self, image):
         """Lays an image's visual tokens into the model's image prompt.
 

@@ -146,7 +146,7 @@ class SearchPages(foo.Operator):
             "heatmaps",
             default=True,
             label="Show where each page matched",
-            description="Writes a heatmap for each page that is found, which embeds it once more",
+            description="Writes a heatmap for each page that is found",
         )
         inputs.str("label_field", default="match", label="Field of the heatmaps")
         ctx.target_view()
@@ -171,10 +171,11 @@ class SearchPages(foo.Operator):
         heatmaps = ctx.params.get("heatmaps", True) and config.patches_field is None
         if heatmaps:
             ids = view.values("id")
+            index = ctx.dataset.load_brain_results(key)
             for start in range(0, len(ids), _HEATMAPS_AT_ONCE):
                 yield _report(ctx, f"Heatmaps of {start} of {len(ids)} pages", start / len(ids))
                 part = ctx.dataset.select(ids[start : start + _HEATMAPS_AT_ONCE])
-                model.heatmaps(part, query, label_field=field, num_workers=0, progress=False)
+                model.heatmaps(part, query, label_field=field, num_workers=0, progress=False, index=index)
 
         if ctx.delegated:
             # There is no one to show the view to, now. By its time, no other has its name, whatever the query's script.

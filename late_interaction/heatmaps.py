@@ -23,8 +23,13 @@ import fiftyone.core.patches as fop
 import fiftyone.core.validation as fov
 import numpy as np
 
+from ..engine.image_files import check_dataset_path
+from ..engine.images import grid_of_file
 from ..integration.failures import FailedImage
 from ..integration.loading import load_with_samples
+
+# Pages whose vectors are read from an index at a time. Full ones take 0.4 MB each.
+_PAGES_AT_ONCE = 32
 
 # What the App draws from invisible to opaque. Matches of the demo model have a heat of about 0.25 to 0.7, and a half of
 # them over 0.4; the hottest spot of a page without a match has 0.1 in the median. More than the upper end is drawn as
@@ -42,6 +47,7 @@ def write_heatmaps(
     num_workers=None,
     skip_failures=True,
     progress=None,
+    index=None,
 ):
     """Writes where on each image a text query is met, as :class:`fiftyone.core.labels.Heatmap` labels.
 
@@ -69,6 +75,9 @@ def write_heatmaps(
         skip_failures (True): whether to leave the fields of an image that cannot be read as they are, and warn, in
             place of raising an error
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+        index (None): the :class:`late_interaction.index.LateInteractionSimilarityIndex` that the images were found by.
+            Those whose vectors it holds as the model gives them are not embedded once more: with ``pool_factor=1``, by
+            the same task and ``max_pixels``
 
     Returns:
         the list of the names of the fields
@@ -101,6 +110,16 @@ def write_heatmaps(
 
     # The prefix is the same in every query, so where it is met says nothing of this one.
     vectors = model.encode_prompts([query]).multi[0][tokens.own]
+
+    def write(sample, visual, grid):
+        maps = excess(vectors @ visual.T)
+        if not per_token:
+            maps = maps.max(axis=0, keepdims=True)
+        for (field, text), values in zip(fields.items(), maps, strict=True):
+            sample[field] = fo.Heatmap(map=values.reshape(grid), range=list(RANGE), query=text)
+
+    if index is not None:
+        samples = _write_from_index(model, samples, index, list(fields), write)
     loading = batch_size, num_workers, skip_failures, progress
     for images, of_images in load_with_samples(model, samples, fields, *loading):
         images, embeddings = model.encode_images(images, skip_failures=skip_failures)
@@ -110,15 +129,37 @@ def write_heatmaps(
                 continue
 
             # Without the tokens of the prompt around them, the visual ones are the grid, row by row.
-            visual = next(pages)[processor.image_tokens(image).own]
-            maps = excess(vectors @ visual.T)
-            if not per_token:
-                maps = maps.max(axis=0, keepdims=True)
-            for (field, text), values in zip(fields.items(), maps, strict=True):
-                heat = values.reshape(processor.grid(image))
-                sample[field] = fo.Heatmap(map=heat, range=list(RANGE), query=text)
+            write(sample, next(pages)[processor.image_tokens(image).own], processor.grid(image))
 
     return list(fields)
+
+
+def _write_from_index(model, samples, index, fields, write):
+    """Writes the maps of the images whose vectors an index has, and returns a view of the others."""
+    config = index.config
+    of_task = (config.model_kwargs or {}).get("task", model.encoder.tasks[0])
+    if config.pool_factor != 1 or config.patches_field is not None or of_task != model.task:
+        return samples
+
+    settings, (before, after) = model.encoder.processor.image_settings, model.encoder.processor.tokens_around_image
+    existing = [field for field in fields if samples.has_field(field)]
+    written = []
+    ids = samples.values("id")
+    for start in range(0, len(ids), _PAGES_AT_ONCE):
+        found = index.get_multi_vectors(ids[start : start + _PAGES_AT_ONCE])
+        part = samples.select(list(found)).select_fields(existing)
+        for sample in part.iter_samples(autosave=True, progress=False):
+            try:
+                grid = grid_of_file(check_dataset_path(sample.filepath), settings, model.max_pixels)
+            except Exception:
+                continue  # which says why where the image is embedded
+
+            visual = found[sample.id][before : len(found[sample.id]) - after]
+            # Of another size, the page was indexed with another max_pixels, or the file is another one now.
+            if len(visual) == grid[0] * grid[1]:
+                write(sample, visual, grid)
+                written.append(sample.id)
+    return samples.exclude(written)
 
 
 def excess(similarities):

@@ -3,6 +3,7 @@
 import re
 
 import fiftyone as fo
+import fiftyone.brain as fob
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
@@ -12,6 +13,8 @@ from jina_embeddings_v4.demo.pages.rendering import LANDSCAPE, STRIP, draw_with_
 from jina_embeddings_v4.engine.images import resize_image
 from jina_embeddings_v4.late_interaction.heatmaps import RANGE, excess, write_heatmaps
 from PIL import Image
+
+from ..conftest import DEMO_MODEL
 
 # Of the test split. Some have no headline.
 PAGES = range(30_000, 30_140)
@@ -263,3 +266,33 @@ def test_a_field_of_another_type_is_refused_before_the_work(load_demo, dataset, 
     monkeypatch.setattr(model, "encode_prompts", None)
     with pytest.raises(ValueError, match="'heatmap' holds StringField"):
         write_heatmaps(model, dataset, "a stamp", num_workers=0)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 2e-3), ("int8", 3e-2)])
+def test_an_index_s_vectors_serve_in_place_of_new_ones(load_demo, pages, monkeypatch, dtype, tolerance):
+    view, model, query = pages.limit(6), load_demo(), "a red stamp"
+    options = {"backend": "late-interaction", "model": DEMO_MODEL, "brain_key": "for_heatmaps", "dtype": dtype}
+    index = fob.compute_similarity(view.limit(5), **options)
+    try:
+        model.heatmaps(view, query, label_field="embedded")
+        counted, embedded = type(model).encode_images, []
+
+        def encode_images(self, images, *arguments, **options):
+            embedded.extend(images)
+            return counted(self, images, *arguments, **options)
+
+        monkeypatch.setattr(type(model), "encode_images", encode_images)
+        model.heatmaps(view, query, label_field="stored", index=index)
+        # The one that the index lacks.
+        assert len(embedded) == 1
+        for first, second in zip(*view.values(["embedded.map", "stored.map"]), strict=True):
+            assert first.shape == second.shape and np.abs(first - second).max() < tolerance
+        assert set(view.values("stored.query")) == {query}
+
+        # Seen at another size, the page's tokens are others.
+        model.max_pixels = 100_000
+        embedded.clear()
+        model.heatmaps(view, query, label_field="small", index=index)
+        assert len(embedded) == 6
+    finally:
+        pages.delete_brain_run("for_heatmaps")
