@@ -23,7 +23,7 @@ from .seams import PACKAGE
 _GITHUB = re.compile(r"https?://github\.com/[^/]+/[^/]+?/?")
 
 # What is no part of the package.
-_OTHERS = ("benchmarks", "build", "examples", "tests")
+_OTHERS = ("benchmarks", "build", "demo", "examples", "tests")
 
 
 @dataclass(frozen=True)
