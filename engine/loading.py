@@ -156,7 +156,8 @@ def load_network(directory, device, dtype):
     raw = read_config(directory)
     # What was checked, and nothing else that a file may ask for. Texts begin and end with no token of their own.
     text, vision = (
-        {key: raw[part][key] for key in CONFIG[part] if key in raw[part]} for part in ("text_config", "vision_config")
+        {key: raw[part][key] for key in CONFIG[part] if raw[part].get(key) is not None}
+        for part in ("text_config", "vision_config")
     )
     rope = rope_parameters(raw["text_config"])
     text |= {"bos_token_id": None, "eos_token_id": None}

@@ -180,6 +180,7 @@ def test_settings_that_were_not_checked_are_not_handed_on(copy, encoder, golden_
     def add(config):
         for part in ("text_config", "vision_config"):
             config[part] |= {"output_attentions": True, "quantization_config": {"x": 1}, "tie_word_embeddings": "what"}
+        config["text_config"] |= {"hidden_act": None, "use_sliding_window": None}
         config["text_config"]["rope_scaling"]["factor"] = "a lot"
 
     edit_json(copy / "config.json", add)
