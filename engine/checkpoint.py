@@ -297,7 +297,8 @@ def weight_shards(directory):
         raise CheckpointError(f"{index} has no 'weight_map'. Delete it and download it again")
 
     for key, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+        is_name = isinstance(shard, str) and Path(shard).name == shard and len(shard) < 256
+        if not is_name or not shard.endswith(".safetensors"):
             raise CheckpointError(
                 f"{index} places {key!r} in {shard!r}: expected the name of a .safetensors file beside it"
             )

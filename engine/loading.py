@@ -154,6 +154,8 @@ def load_network(directory, device, dtype):
     from transformers import Qwen2_5_VLConfig
 
     raw = read_config(directory)
+    shards = weight_shards(directory)
+    _check_layers(raw, shards, directory)
     # What was checked, and nothing else that a file may ask for. Texts begin and end with no token of their own.
     text, vision = (
         {key: raw[part][key] for key in CONFIG[part] if raw[part].get(key) is not None}
@@ -170,25 +172,26 @@ def load_network(directory, device, dtype):
         attn_implementation="sdpa",
     )
 
-    shards = weight_shards(directory)
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
     towers = Towers(_load_qwen(shards, config, device, dtype), _load_projector(shards, device, dtype))
     return add_adapters(towers, Path(directory) / ADAPTERS, raw["task_names"]).requires_grad_(False).eval()
 
 
-def _check_base_shapes(config, projector_dim, shards, directory):
-    from transformers import Qwen2_5_VLModel
-
+def _check_layers(raw, shards, directory):
+    """Compares the numbers of layers with the weights, before a configuration or a network is made of as many."""
     for part, key, layer in _LAYERS:
-        # Before a network is made of as many.
-        stated = getattr(getattr(config, part), key)
+        stated = raw[part][key]
         count = len({match[0] for match in map(layer.match, shards) if match})
         if count != stated:
             raise CheckpointError(
                 f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights are of {count} such layers. "
                 "They do not belong together"
             )
+
+
+def _check_base_shapes(config, projector_dim, shards, directory):
+    from transformers import Qwen2_5_VLModel
 
     hidden_size = config.text_config.hidden_size
     with torch.device("meta"):

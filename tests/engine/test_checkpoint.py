@@ -82,6 +82,7 @@ def test_a_damaged_json_file_is_named(copy, name):
         "sub/x.safetensors",
         "pytorch_model.bin",
         "x.safetensors.py",
+        "x" * 300 + ".safetensors",
         "",
         7,
         None,
