@@ -208,6 +208,7 @@ def test_causal_attention_that_is_wrong_is_not_used(triton, monkeypatch, caplog)
 
 
 def test_they_can_be_switched_off(monkeypatch):
+    monkeypatch.delenv(kernels.PLAIN, raising=False)
     monkeypatch.setattr(kernels, "_fuses", lambda device: True)
     assert kernels.fuses(torch.device("cuda:0")) and not kernels.fuses(torch.device("cpu"))
     monkeypatch.setenv(kernels.PLAIN, "1")
