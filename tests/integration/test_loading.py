@@ -4,7 +4,6 @@ import functools
 import http.server
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -574,18 +573,27 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     assert not any(map(alive, workers))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks for the signal that the system sends when memory is short")
-def test_a_killed_worker_is_an_error_at_once(load_demo, dataset):
-    from jina_embeddings_v4.integration.loading import load_images
+DYING = """
+import os, signal, sys
+import fiftyone as fo, fiftyone.zoo as foz
+model = foz.load_zoo_model("jina-embeddings-v4-demo", device="cpu")
+loading = __import__(type(model).__module__.replace("zoo", "integration.loading"), fromlist=["x"])
+loader = loading.load_images(model, fo.load_dataset(sys.argv[1]), 1, 2)
+next(loader)
+os.kill(loader._workers[0].pid, signal.SIGKILL)
+for _ in loader:
+    pass
+print("went on")
+"""
 
-    loader = load_images(load_demo(), dataset, batch_size=1, num_workers=2)
-    next(loader)
-    start = time.monotonic()
-    os.kill(loader._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="worker"):
-        for _ in loader:
-            pass
-    assert time.monotonic() - start < 30
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills as the system does when memory is short")
+def test_a_killed_worker_is_an_error_and_no_wait(dataset):
+    """In a process of its own, since torch raises where it hears of it, which may be anywhere."""
+    done = subprocess.run([sys.executable, "-c", DYING, dataset.name], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "went on" not in done.stdout
+    # From the worker's end, or from that of what it was handing over.
+    assert "DataLoader worker" in done.stderr or "EOFError" in done.stderr or "ConnectionResetError" in done.stderr
 
 
 def test_a_call_that_was_interrupted_goes_on(load_demo, dataset, monkeypatch):
