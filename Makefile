@@ -57,9 +57,12 @@ test-processors: .venv ## run the engine's tests as older processors would compu
 test-app: .venv ## run the tests of the App in a browser, which need Chromium; screenshots go to .demo/app
 	@$(BIN)/pytest -m app tests/app
 
-lint: .venv ## check the code's style
+lint: .venv ## check the code's style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@# mypy finds a package by its folder's name.
+	@mkdir -p build/types && ln -sfn ../.. build/types/jina_embeddings_v4
+	@$(BIN)/mypy
 
 clean: ## delete the environment, what the demo wrote, and caches
 	rm -rf .venv .demo build *.egg-info .pytest_cache .ruff_cache

@@ -209,12 +209,12 @@ class _Opener:
         return super().do_open(Connection, request, **options)
 
 
-class _HTTPHandler(_Opener, urllib.request.HTTPHandler):
+class _HTTPHandler(_Opener, urllib.request.HTTPHandler):  # type: ignore[misc]
     def http_open(self, request):
         return self.do_open(http.client.HTTPConnection, request)
 
 
-class _HTTPSHandler(_Opener, urllib.request.HTTPSHandler):
+class _HTTPSHandler(_Opener, urllib.request.HTTPSHandler):  # type: ignore[misc]
     def https_open(self, request):
         return self.do_open(http.client.HTTPSConnection, request)
 

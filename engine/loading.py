@@ -42,7 +42,7 @@ _LAYERS = (
     ("vision_config", "depth", re.compile(r"(model\.)?visual\.blocks\.\d+\.")),
 )
 
-_SHARED = weakref.WeakValueDictionary()
+_SHARED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _SHARED_LOCK = threading.Lock()
 
 
