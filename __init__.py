@@ -6,12 +6,9 @@ requirements. So it imports nothing at its top that a plain FiftyOne installatio
 
 import os
 
-from .integration.seams import be_the_package, fiftyone_argument
+from .integration.seams import LOAD_ZOO_MODEL, be_the_package, fiftyone_argument
 
 __version__ = "0.1.0"
-
-# The function whose variables say what the call being served was asked to do.
-_LOAD = ("fiftyone.zoo.models.load_zoo_model",)
 
 DEMO_MODEL = "jina-embeddings-v4-demo"
 DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo", "checkpoint")
@@ -33,7 +30,7 @@ def download_model(model_name, model_path):
 
     # The arguments of the model that is being loaded. A wrong one must not wait for gigabytes to arrive, and a model
     # from a checkpoint of the person's own needs no other weights.
-    config = JinaV4Config(fiftyone_argument(_LOAD, "kwargs", default={}))
+    config = JinaV4Config(fiftyone_argument(LOAD_ZOO_MODEL, "kwargs", default={}))
     if config.checkpoint is None:
         _fetch(model_name, model_path)
 
@@ -104,10 +101,10 @@ def _require_packages(model_name):
     """Checks or installs the model's requirements, which FiftyOne does only after the download that needs them."""
     import fiftyone.zoo as foz
 
-    error_level = fiftyone_argument(_LOAD, "error_level")
-    if fiftyone_argument(_LOAD, "install_requirements", default=False):
+    error_level = fiftyone_argument(LOAD_ZOO_MODEL, "error_level")
+    if fiftyone_argument(LOAD_ZOO_MODEL, "install_requirements", default=False):
         foz.install_zoo_model_requirements(model_name, error_level=error_level)
-    elif fiftyone_argument(_LOAD, "ensure_requirements", default=True):
+    elif fiftyone_argument(LOAD_ZOO_MODEL, "ensure_requirements", default=True):
         foz.ensure_zoo_model_requirements(model_name, error_level=error_level, log_success=False)
 
 

@@ -1,106 +1,59 @@
 """Jina Embeddings v4 as a FiftyOne model: embeddings, prompts and zero-shot classification."""
 
-import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import fiftyone as fo
 import fiftyone.core.models as fom
 import fiftyone.utils.torch as fout
 import numpy as np
 import torch
+from fiftyone.core.collections import SampleCollection
 
 from .engine.checkpoint import resolve
-from .engine.encoder import Encoder, join
-from .engine.images import ImageBatch, ImageError, describe, is_one_image
+from .engine.encoder import Embeddings, Encoder
+from .engine.images import ImageBatch, is_one_image
 from .engine.pooling import pool_multi_vectors
 from .engine.scoring import TokenSet, class_logits, maxsim
-from .integration.config import LOADING_ONLY, Setting, check_filter, is_nearly_a_setting, unknown
-from .integration.failures import FailedImage, spread
-from .integration.loading import ImageLoader, PatchTransform, load_or_fail
-from .integration.seams import (
-    MISSING,
-    EmbeddingRows,
-    StackedRow,
-    extend_path,
-    fiftyone_argument,
-    leave_model_cache,
-    restore_path,
-)
+from .integration.config import JinaV4Config, Settings
+from .integration.encoding import embed_for_call, encode_images
+from .integration.failures import spread
+from .integration.loading import ImageLoader, PatchTransform
+from .integration.seams import APPLY_MODEL, extend_path, fiftyone_argument, keep_out_of_model_cache, restore_path
 from .integration.task_embeddings import compute_task_embeddings
 from .late_interaction.heatmaps import write_heatmaps
 from .late_interaction.similarity import register_backend
 
-# The functions of FiftyOne whose variables say what the call being served was asked to do.
-_APPLY = ("fiftyone.core.models.apply_model",)
-_OF_PATCHES = ("fiftyone.core.models.compute_patch_embeddings",)
-_EMBED = ("fiftyone.core.models.compute_embeddings", *_OF_PATCHES)
-
 # Images that are loaded at a time.
 _BATCH = 64
-
-logger = logging.getLogger(__name__)
 
 # Once the model is loaded, which compute_similarity() does before it looks for the backend.
 register_backend()
 
 
-class JinaV4(fout.TorchImageModel, fom.PromptMixin):
+class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
     """Jina Embeddings v4 (arXiv 2506.18902).
 
     Images and texts become vectors of one space. Each has a single vector, for similarity search, and a multi-vector of
     128 dimensions per token, for late interaction: the zero-shot classifier here.
 
-    The settings below can be changed on a loaded model. What was cached for other values is computed anew.
+    The attributes of :class:`jina_embeddings_v4.integration.config.Settings` can be changed on a loaded model. What was
+    cached for other values is computed anew.
 
     Args:
         config: a :class:`jina_embeddings_v4.integration.config.JinaV4Config`
     """
 
-    classes = Setting(
-        "The class names for zero-shot classification, a list of strings, or ``None``.",
-        lambda model, value: check_filter(value, model.filter_classes),
-    )
-    text_prompt = Setting("What to put before each class name.")
-    pooling_strategy = Setting("``None`` for single vectors, ``'mean'`` or ``'max'`` for pooled multi-vectors.")
-    temperature = Setting("The softmax temperature of the class probabilities.")
-    score = Setting("How images and classes are compared: ``'maxsim'``, ``'maxsim-sum'`` or ``'pooled'``.")
-    confidence_thresh = Setting("The confidence below which a prediction is dropped, or ``None``.")
-    filter_classes = Setting(
-        "The classes to which predictions are restricted, or ``None`` for all.",
-        lambda model, value: check_filter(model.classes, value),
-    )
-    query_prompt_name = Setting("The prefix of prompts and class texts: ``'query'`` or ``'passage'``.")
-    passage_prompt_name = Setting("The prefix of texts that are documents: ``'query'`` or ``'passage'``.")
-    truncate_dim = Setting(
-        "The number of dimensions of single vectors, ``None`` for all.",
-        lambda model, value: model.encoder.check_truncate_dim(value),
-    )
-    max_pixels = Setting(
-        "The area in pixels down to which larger images are resized, ``None`` for the checkpoint's own.",
-        lambda model, value: model.encoder.processor.image_settings.check_max_pixels(value),
-    )
-
-    # What else is set on an instance.
-    config, encoder = None, None
-
-    def __init__(self, config):
-        self._last_embeddings = None
-        # What the class vectors depend on, and these: one tuple, since threads may share the model.
-        self._cached_classes = None, None
+    def __init__(self, config: JinaV4Config):
+        self._last_embeddings: np.ndarray | None = None
+        # The class vectors and what they depend on: one tuple, since threads may share the model.
+        self._cached_classes: tuple[tuple, Any] = (), None
         super().__init__(config)
-
-    def __setattr__(self, name, value):
-        if name in LOADING_ONLY:
-            raise AttributeError(f"{name!r} cannot be changed on a loaded model: pass it to load_zoo_model()")
-        # Python would take any name, and what a person meant to set would stay as it was. FiftyOne may set what it
-        # likes.
-        if not name.startswith("_") and not hasattr(type(self), name) and is_nearly_a_setting(name):
-            raise AttributeError(unknown(name))
-
-        super().__setattr__(name, value)
 
     def _load_model(self, config):
         self.encoder = Encoder(resolve(config.checkpoint), config.task, self._device, config.precision, config.adapter)
 
-        # What needs a checkpoint to be checked against, before its weights take their time to load.
+        # They are checked against the checkpoint before its weights are loaded, which takes time.
         self.truncate_dim, self.max_pixels = config.truncate_dim, config.max_pixels
         return self.encoder.load()
 
@@ -109,10 +62,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
     def __enter__(self):
         # FiftyOne would report the missing classes once per batch, and go on.
-        if fiftyone_argument(_APPLY, "label_field") is not None:
+        if fiftyone_argument(APPLY_MODEL, "label_field") is not None:
             self._require_classes()
 
-        leave_model_cache(self)
         extend_path()
         return super().__enter__()
 
@@ -120,57 +72,47 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         super().__exit__(*args)
         restore_path()
 
-    @property
-    def task(self):
-        """The task whose adapter is applied. Switching loads nothing."""
-        return self.encoder.task
-
-    @task.setter
-    def task(self, task):
-        self.encoder.task = task
-        leave_model_cache(self)
-
     #
     # What FiftyOne asks
     #
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int | None:
         """The number of classes, or ``None``."""
         return None if self.classes is None else len(self.classes)
 
     @property
-    def has_collate_fn(self):
+    def has_collate_fn(self) -> bool:
         return True
 
     # Images of a batch differ in size, so they stay a list.
     collate_fn = ImageBatch
 
-    def build_get_item(self, field_mapping=None):
+    def build_get_item(self, field_mapping: dict[str, str] | None = None) -> ImageLoader:
         return ImageLoader(self.encoder.processor.image_settings, self.max_pixels, field_mapping)
 
     @property
-    def transforms(self):
+    def transforms(self) -> PatchTransform:
         """Prepares the patches of ``compute_patch_embeddings``."""
         return PatchTransform(self.encoder.processor.image_settings, self.max_pixels)
 
     @property
-    def has_embeddings(self):
+    def has_embeddings(self) -> bool:
         return True
 
     @property
-    def can_embed_prompts(self):
+    def can_embed_prompts(self) -> bool:
         return True
 
     @property
-    def has_logits(self):
+    def has_logits(self) -> bool:
         return True
 
     #
     # Embeddings
     #
 
-    def embed(self, image):
+    def embed(self, image: Any) -> np.ndarray:
         """Embeds an image.
 
         Args:
@@ -181,7 +123,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return self.embed_all([image])[0]
 
-    def embed_images(self, images):
+    def embed_images(self, images: Sequence) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -200,7 +142,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         vectors = self._last_embeddings = np.concatenate([self.embed_all(batch) for batch in batches])
         return vectors
 
-    def embed_all(self, images):
+    def embed_all(self, images: Sequence) -> Any:
         """Embeds a batch of images for FiftyOne, as :meth:`embed_images` does.
 
         Where FiftyOne was asked to skip failures, an image that cannot be read is reported, and its row is empty in the
@@ -210,39 +152,36 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             images: a list of images, see :meth:`embed`
 
         Returns:
-            a float32 array ``(images, dim)``; if images failed, or FiftyOne puts the embeddings of several batches
-            together, what :mod:`integration.seams` has for it
+            see :func:`jina_embeddings_v4.integration.encoding.embed_for_call`
 
         Raises:
             engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
         """
-        images = _as_list(images)
-        in_memory = fiftyone_argument(_EMBED, "embeddings_field", default="") is None
-        of_patches = fiftyone_argument(_OF_PATCHES, "patches_field") is not None
-        if not in_memory or of_patches:
-            images, vectors = self._embed_all(images)
-            if len(vectors) == len(images):
-                return vectors
-            # In memory, FiftyOne knows of samples that failed, but not of single patches.
-            return MISSING if in_memory else EmbeddingRows(spread(vectors, images, MISSING if of_patches else None))
-
-        try:
-            images, vectors = self._embed_all(images)
-        except Exception as error:
-            if not fiftyone_argument(_EMBED, "skip_failures", default=False):
-                raise
-            # FiftyOne would skip it, too, but then returns what stands for failures in other batches as it is.
-            logger.warning("Skipping %d images, the first of them %s: %s", len(images), describe(images[0]), error)
-            return [MISSING] * len(images)
-
-        return spread([StackedRow.of(vector) for vector in vectors], images, None if len(vectors) else MISSING)
+        return embed_for_call(self._embed_all, _as_list(images))
 
     def _embed_all(self, images):
         images, embeddings = self.encode_images(images)
         vectors = self._last_embeddings = self._vectors(embeddings)
         return images, vectors
 
-    def compute_task_embeddings(self, samples, fields, **kwargs):
+    def embed_for_tasks(
+        self, images: Sequence, tasks: Sequence[str], skip_failures: bool = False
+    ) -> tuple[list, dict[str, np.ndarray]]:
+        """Embeds images for several tasks.
+
+        Args:
+            images: a list of images, see :meth:`embed`
+            tasks: a list of tasks
+            skip_failures (False): whether to warn of an image that cannot be read, in place of raising an error
+
+        Returns:
+            a tuple of the images, those that failed replaced by :class:`integration.failures.FailedImage`, and
+            the dict of the others' embeddings by task, float32 arrays ``(images, dim)``
+        """
+        images, embeddings = self.encode_images(images, tasks, skip_failures)
+        return images, {task: self._vectors(of_task) for task, of_task in embeddings.items()}
+
+    def compute_task_embeddings(self, samples: SampleCollection, fields: dict[str, str], **kwargs: Any) -> None:
         """Embeds the images of a dataset for several tasks at little more than the price of one.
 
         See :func:`jina_embeddings_v4.integration.task_embeddings.compute_task_embeddings`.
@@ -255,8 +194,8 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         compute_task_embeddings(self, samples, fields, **kwargs)
 
-    def heatmaps(self, samples, query, label_field="heatmap", **kwargs):
-        """Writes where on each image a text query is met, as :class:`fiftyone.core.labels.Heatmap` labels.
+    def heatmaps(self, samples: SampleCollection, query: str, label_field: str = "heatmap", **kwargs: Any) -> list[str]:
+        """Writes where each image matches a text query, as :class:`fiftyone.core.labels.Heatmap` labels.
 
         See :func:`jina_embeddings_v4.late_interaction.heatmaps.write_heatmaps`.
 
@@ -271,22 +210,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return write_heatmaps(self, samples, query, label_field, **kwargs)
 
-    def embed_for_tasks(self, images, tasks, skip_failures=False):
-        """Embeds images for several tasks.
-
-        Args:
-            images: a list of images, see :meth:`embed`
-            tasks: a list of tasks
-            skip_failures (False): whether to warn of an image that cannot be read, in place of raising an error
-
-        Returns:
-            a tuple of the images, those that failed replaced by :class:`integration.failures.FailedImage`, and
-            the dict of the others' embeddings by task, float32 arrays ``(images, dim)``
-        """
-        images, embeddings = self.encode_images(_as_list(images), tasks, skip_failures)
-        return images, {task: self._vectors(of_task) for task, of_task in embeddings.items()}
-
-    def embed_prompt(self, prompt):
+    def embed_prompt(self, prompt: str) -> np.ndarray:
         """Embeds a text query.
 
         Args:
@@ -297,7 +221,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return self.embed_prompts([prompt])[0]
 
-    def embed_prompts(self, prompts):
+    def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
         """Embeds text queries, with the prefix :attr:`query_prompt_name`.
 
         Args:
@@ -308,7 +232,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return self._vectors(self.encode_prompts(prompts))
 
-    def embed_passages(self, texts):
+    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds texts that are documents to be searched, with the prefix :attr:`passage_prompt_name`.
 
         Args:
@@ -319,7 +243,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         """
         return self._vectors(self._encode_texts(texts, self.passage_prompt_name))
 
-    def get_embeddings(self):
+    def get_embeddings(self) -> np.ndarray:
         """Returns the vectors of the images of the last call.
 
         Returns:
@@ -332,7 +256,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         return self._last_embeddings
 
-    def encode_images(self, images, tasks=None, skip_failures=None):
+    def encode_images(
+        self, images: Sequence, tasks: Sequence[str] | None = None, skip_failures: bool | None = None
+    ) -> tuple[list, Any]:
         """Loads and encodes images, both vectors of each.
 
         Args:
@@ -345,49 +271,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             a tuple of the images, each that failed replaced by a :class:`integration.failures.FailedImage`, and
             the :class:`engine.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
-        leave_model_cache(self)
-        settings = self.encoder.processor.image_settings
-        if skip_failures is None:
-            skip_failures = fiftyone_argument(_EMBED + _APPLY, "skip_failures", default=False)
-        images = [load_or_fail(image, settings, self.max_pixels) for image in images]
-        failures = [image for image in images if isinstance(image, FailedImage)]
-        if failures and not skip_failures:
-            raise ImageError(failures[0].reason)
+        return encode_images(self.encoder, _as_list(images), self.max_pixels, self.truncate_dim, tasks, skip_failures)
 
-        for failure in failures:
-            logger.warning("Skipping an image that cannot be read: %s", failure.reason)
-
-        try:
-            return images, self._encode_loaded(images, tasks)
-        except (MemoryError, FloatingPointError):
-            if not skip_failures:
-                raise
-
-        return self._encode_each(images, tasks)
-
-    def _encode_loaded(self, images, tasks=None):
-        loaded = [image for image in images if not isinstance(image, FailedImage)]
-        return self.encoder.encode_images(loaded, truncate_dim=self.truncate_dim, tasks=tasks)
-
-    def _encode_each(self, images, tasks):
-        """Encodes images one at a time, where one is too much for the model, and must not take the others with it."""
-        images, encoded = list(images), []
-        for i, image in enumerate(images):
-            if isinstance(image, FailedImage):
-                continue
-            try:
-                encoded.append(self._encode_loaded([image], tasks))
-            except (MemoryError, FloatingPointError) as error:
-                logger.warning("Skipping an image that the model cannot take: %s: %s", image.name, error)
-                images[i] = FailedImage(str(error))
-
-        if not encoded:
-            return images, self._encode_loaded([], tasks)
-        if tasks is None:
-            return images, join(encoded)
-        return images, {task: join([of_image[task] for of_image in encoded]) for task in tasks}
-
-    def encode_prompts(self, prompts):
+    def encode_prompts(self, prompts: Sequence[str]) -> Embeddings:
         """Encodes text queries, with the prefix :attr:`query_prompt_name`, both vectors of each.
 
         Args:
@@ -399,7 +285,6 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
         return self._encode_texts(prompts, self.query_prompt_name)
 
     def _encode_texts(self, texts, prompt_name):
-        leave_model_cache(self)
         return self.encoder.encode_texts(texts, prompt_name=prompt_name, truncate_dim=self.truncate_dim)
 
     def _vectors(self, embeddings):
@@ -415,14 +300,14 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
     # Zero-shot classification
     #
 
-    def _predict_all(self, images):
+    def _predict_all(self, images: Sequence) -> list[fo.Classification | None]:
         self._require_classes()
-        images, embeddings = self.encode_images(_as_list(images))
+        images, embeddings = self.encode_images(images)
         pooled = self._last_embeddings = self._pool(embeddings)
         if not len(embeddings):
             return [None] * len(images)
 
-        # Once, since another thread may set others meanwhile.
+        # Read once, since another thread may set others meanwhile.
         classes = self.classes
         logits = class_logits(self._score(embeddings, pooled, classes), self.temperature)
         classify = fout.ClassifierOutputProcessor(classes, store_logits=self.store_logits)
@@ -435,9 +320,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             return torch.from_numpy(pooled @ self._class_vectors(classes, "pooled", self._pool).T)
 
         tokens = self._class_vectors(classes, "tokens", lambda texts: TokenSet(texts.multi, self.encoder.device))
-        return maxsim(embeddings.multi, tokens, normalize=self.score == "maxsim")
+        return maxsim(embeddings.multi, tokens)
 
-    def _class_vectors(self, classes, kind, prepare):
+    def _class_vectors(self, classes: Sequence[str], kind: str, prepare: Callable[[Embeddings], Any]) -> Any:
         """Embeds the class texts and prepares them for scoring, once for as long as all that they depend on stays."""
         texts = [f"{self.text_prompt} {name}".strip() for name in classes]
         key = (kind, self.pooling_strategy if kind == "pooled" else None, self.task, self.query_prompt_name, texts)
@@ -454,6 +339,9 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
                 "Zero-shot classification needs classes: set model.classes = ['invoice', 'letter', ...], or pass "
                 "classes=[...] to load_zoo_model()"
             )
+
+
+keep_out_of_model_cache(JinaV4)
 
 
 def _as_list(images):

@@ -1,99 +1,66 @@
 """The model's form in the FiftyOne App, where a person applies it without writing code."""
 
+import os
+
 import fiftyone.operators.types as types
 
 from ..engine.checkpoint import read_config
 from ..engine.devices import PRECISIONS
 from ..engine.pooling import POOLING_STRATEGIES
 from ..engine.processing import PROMPT_NAMES
-from .config import SCORES, JinaV4Config
+from .parameters import MATRYOSHKA_DIMS, MIN_PIXELS, PARAMETERS, SCORES, TASKS
 
-# An App's form needs its ranges before there is a checkpoint to ask; these are the ones of jina-embeddings-v4.
-_TASKS = ("retrieval", "text-matching", "code")
-_MATRYOSHKA_DIMS = (128, 256, 512, 1024, 2048)
-_MIN_PIXELS, _MAX_PIXELS = 3136, 37788800
+# What has no place in the form: no operator embeds passages, FiftyOne's own form asks for the threshold, and the rest
+# is for code.
+LEFT_OUT = ("passage_prompt_name", "confidence_thresh", "filter_classes", "checkpoint", "adapter")
+
+# The largest area that published evaluations of the model use, in pixels.
+_MAX_PIXELS = 37788800
 
 
-def build_form(directory=None):
+def build_form(directory: str | os.PathLike | None = None) -> types.Property:
     """Defines the form.
 
     Args:
         directory (None): the checkpoint's directory, where it is known before loading
-
-    Returns:
-        a :class:`fiftyone.operators.types.Property`
     """
     config = {} if directory is None else read_config(directory)
+    choices = {
+        "task": config.get("task_names", TASKS),
+        "score": SCORES,
+        "pooling_strategy": POOLING_STRATEGIES,
+        "truncate_dim": [str(dim) for dim in config.get("matryoshka_dims", MATRYOSHKA_DIMS)],
+        "query_prompt_name": PROMPT_NAMES,
+        "precision": PRECISIONS,
+    }
     form = types.Object()
+    for name, parameter in PARAMETERS.items():
+        if name in LEFT_OUT:
+            continue
 
-    _choice(
-        form, "task", config.get("task_names", _TASKS), "Task", "Which adapter to apply", JinaV4Config.DEFAULTS["task"]
-    )
-    form.str(
-        "classes",
-        label="Classes",
-        description="Class names for zero-shot classification, separated by commas. Predictions need them",
-    )
-    form.str(
-        "text_prompt",
-        label="Text prompt",
-        description="What to put before each class name, eg 'A photo of a'",
-    )
-    _choice(form, "score", SCORES, "Score", "How images and classes are compared", JinaV4Config.DEFAULTS["score"])
-    form.float(
-        "temperature",
-        min=0.001,
-        max=100,
-        default=JinaV4Config.DEFAULTS["temperature"],
-        label="Temperature",
-        description="The softmax temperature of the class probabilities: the smaller, the more decided",
-    )
-    _choice(
-        form,
-        "pooling_strategy",
-        POOLING_STRATEGIES,
-        "Pooling strategy",
-        "Pool multi-vectors into 128 dimensions, in place of single vectors",
-    )
-    _choice(
-        form,
-        "truncate_dim",
-        [str(dim) for dim in config.get("matryoshka_dims", _MATRYOSHKA_DIMS)],
-        "Dimensions",
-        "Truncate single vectors to their first dimensions",
-    )
-    form.int(
-        "max_pixels",
-        min=_MIN_PIXELS,
-        max=_MAX_PIXELS,
-        label="Maximum pixels",
-        description="Resize larger images down to this area. More finds smaller print, and takes longer",
-    )
-    _choice(
-        form,
-        "query_prompt_name",
-        PROMPT_NAMES,
-        "Query prompt",
-        "The prefix of prompts and class texts",
-        JinaV4Config.DEFAULTS["query_prompt_name"],
-    )
-    _choice(
-        form, "precision", PRECISIONS, "Precision", "What the model computes in", JinaV4Config.DEFAULTS["precision"]
-    )
-    form.str("device", label="Device", description="cuda, cuda:1, mps or cpu. By default, the first there is")
+        described = {
+            "label": name.replace("_", " ").capitalize(),
+            "description": parameter.description.replace("`", ""),
+            "default": parameter.default,
+        }
+        if name in choices:
+            view = types.DropdownView()
+            for choice in choices[name]:
+                view.add_choice(choice, label=choice)
+            form.enum(name, view.values(), view=view, **described)
+        elif name == "temperature":
+            form.float(name, min=0.001, max=100, **described)
+        elif name == "max_pixels":
+            form.int(name, min=MIN_PIXELS, max=_MAX_PIXELS, **described)
+        else:
+            if name == "classes":
+                described["description"] = "The class names for zero-shot classification, separated by commas."
+            form.str(name, **described)
 
     return types.Property(form, view=types.View(label="Jina Embeddings v4"))
 
 
-def _choice(form, name, values, label, description, default=None):
-    view = types.DropdownView()
-    for value in values:
-        view.add_choice(value, label=value)
-
-    form.enum(name, view.values(), default=default, label=label, description=description, view=view)
-
-
-def parse_form(params):
+def parse_form(params: dict) -> None:
     """Turns the form's values into arguments of the model, in place.
 
     Args:

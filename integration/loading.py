@@ -12,10 +12,7 @@ import torch
 from ..engine.image_files import check_dataset_path
 from ..engine.images import ImageError, describe, resize_image
 from .failures import FailedImage
-from .seams import StackablePatch, extend_path, fiftyone_argument, restore_path
-
-# The function of FiftyOne that crops patches.
-_READ_PATCHES = ("fiftyone.utils.torch.TorchImagePatchesDataset.__getitem__",)
+from .seams import READ_PATCHES, StackablePatch, extend_path, fiftyone_argument, restore_path
 
 
 def load_or_fail(source, settings, max_pixels):
@@ -140,5 +137,5 @@ class PatchTransform:
 
     def __call__(self, patch):
         # What names an image in messages. FiftyOne tells the crop alone, but has the file at hand.
-        patch.filename = f"a patch of {fiftyone_argument(_READ_PATCHES, 'image_path')}"
+        patch.filename = f"a patch of {fiftyone_argument(READ_PATCHES, 'image_path')}"
         return StackablePatch(load_or_fail(patch, self.settings, self.max_pixels))

@@ -4,6 +4,10 @@ to go.
 
 import os
 import sys
+import weakref
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +23,19 @@ _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath
 # image must become: an error, an empty field, or a ``None`` in a list. To go, once FiftyOne hands the arguments of
 # ``compute_embeddings``, ``apply_model`` and ``load_zoo_model`` to the model and to ``download_model``.
 
+LOAD_ZOO_MODEL = ("fiftyone.zoo.models.load_zoo_model",)
+APPLY_MODEL = ("fiftyone.core.models.apply_model",)
+COMPUTE_PATCH_EMBEDDINGS = ("fiftyone.core.models.compute_patch_embeddings",)
+COMPUTE_EMBEDDINGS = ("fiftyone.core.models.compute_embeddings", *COMPUTE_PATCH_EMBEDDINGS)
+# Crops patches.
+READ_PATCHES = ("fiftyone.utils.torch.TorchImagePatchesDataset.__getitem__",)
 
-def fiftyone_argument(functions, name, default=None):
+
+def fiftyone_argument(functions: Sequence[str], name: str, default: Any = None) -> Any:
     """Looks up a variable of the innermost of some functions that is running.
 
     Args:
-        functions: the names of functions with their modules, eg ``("fiftyone.core.models.apply_model",)``, all of which
-            have the variable
+        functions: functions such as :data:`APPLY_MODEL`, all of which have the variable
         name: the variable
         default (None): what to return where none of the functions is running, as when a model's method is called
             directly, or the variable has no value yet
@@ -36,7 +46,7 @@ def fiftyone_argument(functions, name, default=None):
     Raises:
         RuntimeError: if a function has no such variable, as in a version of FiftyOne that is not known here
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         function = f"{frame.f_globals.get('__name__')}.{code.co_qualname}"
@@ -46,7 +56,7 @@ def fiftyone_argument(functions, name, default=None):
 
                 raise RuntimeError(
                     f"FiftyOne {fiftyone.__version__} has no {name!r} in {function}(), from which this model learns "
-                    "what it was asked to do: install a version of FiftyOne that this model's README names as tested"
+                    "what it was asked to do: install a version that docs/tested_versions.md names"
                 )
             return frame.f_locals.get(name, default)
 
@@ -60,12 +70,12 @@ def fiftyone_argument(functions, name, default=None):
 # on it. To go, once FiftyOne puts the folder of its sources on the path itself.
 
 
-def extend_path():
+def extend_path() -> None:
     """Puts the source's folder on the path, until :func:`restore_path`."""
     sys.path.append(_SOURCE_FOLDER)
 
 
-def restore_path():
+def restore_path() -> None:
     """Undoes :func:`extend_path`."""
     if _SOURCE_FOLDER in sys.path:
         # The last of them, since a person may have it there, too.
@@ -76,7 +86,7 @@ def restore_path():
 # package's. To go, once FiftyOne resolves the class of a run through the plugin that made it.
 
 
-def be_the_package(module_name):
+def be_the_package(module_name: str) -> None:
     """Lets a module be found by the package's name, unless the package is installed.
 
     Args:
@@ -88,23 +98,29 @@ def be_the_package(module_name):
         sys.modules[PACKAGE] = sys.modules[module_name]
 
 
-# The cache of loaded models. It hands a model to whoever loads the same name, a similarity index above all, whose
-# queries must not follow what the owner of this instance sets on it. To go, once FiftyOne caches models by their
-# arguments for its own calls alone. Until then, whoever loads the same name before this instance is used has the same
-# one.
+# The cache of loaded models. It hands one instance to all who load the same name: what a person sets on a loaded model
+# would change the queries of a similarity index that was made by that name. To go, once FiftyOne caches models by
+# their arguments for its own calls alone. A model that is not cached costs little, since all share their weights.
 
 
-def leave_model_cache(model):
-    """Takes a model out of FiftyOne's cache.
+def keep_out_of_model_cache(model_class: type) -> None:
+    """Keeps the instances of a class out of FiftyOne's cache of loaded models.
 
     Args:
-        model: the model, which is used or changed now
+        model_class: the class, which gets the attribute ``is_cached_by_fiftyone``
     """
     import fiftyone.zoo.models as fozm
 
-    for key, cached in list(getattr(fozm, "_MODELS", {}).items()):
-        if cached is model:
-            del fozm._MODELS[key]
+    model_class.is_cached_by_fiftyone = False  # type: ignore[attr-defined]
+    # This module is executed again each time that FiftyOne loads the source.
+    if type(fozm._MODELS).__name__ != _ModelCache.__name__:
+        fozm._MODELS = _ModelCache(fozm._MODELS)
+
+
+class _ModelCache(weakref.WeakValueDictionary):
+    def __setitem__(self, key, model):
+        if getattr(model, "is_cached_by_fiftyone", True):
+            super().__setitem__(key, model)
 
 
 # How FiftyOne puts embeddings together: by ``np.stack``, ``np.concatenate`` and ``torch.stack``, which take no
@@ -173,7 +189,7 @@ class StackedRow(np.ndarray):
     """
 
     @classmethod
-    def of(cls, vector):
+    def of(cls, vector: np.ndarray) -> "StackedRow":
         return vector.view(cls)
 
     def __array_function__(self, function, types, args, kwargs):

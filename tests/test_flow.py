@@ -60,9 +60,6 @@ ids = dataset.values("id")
 assert view.values("id") == [ids[i] for i in expected]
 print("RANKING", *view.values("id"))
 
-plot = fob.compute_visualization(dataset, embeddings="jina", method="umap", brain_key="umap", seed=51)
-assert plot.points.shape == (24, 2) and np.isfinite(plot.points).all()
-
 by_image = fob.compute_similarity(dataset, backend="sklearn", embeddings="jina", brain_key="by_image")
 query_id = dataset.first().id
 assert by_image.sort_by_similarity(query_id, k=5).first().id == query_id

@@ -121,17 +121,9 @@ def test_zero_shot_probabilities_are_the_definition(load_demo, dataset):
     np.testing.assert_allclose(logits, (scores - scores.max(axis=1, keepdims=True)) / 0.02, atol=1e-3)
 
 
-def test_scores(load_demo, images):
-    model = load_demo(classes=["cat", "an old map of a harbour town"])
-    pages, texts = model.encoder.encode_images(images), model.encoder.encode_texts(model.classes)
-    sums = np.array([[(text @ page.T).max(axis=1).sum() for text in texts.multi] for page in pages.multi])
-
-    model.score, model.temperature = "maxsim-sum", 0.5
-    confidences = [label.confidence for label in model.predict_all(images)]
-    np.testing.assert_allclose(confidences, softmax(sums, 0.5).max(axis=1), atol=1e-4)
-
-    # Labels can be recomputed from stored vectors.
-    model.score, model.pooling_strategy = "pooled", "max"
+def test_labels_can_be_recomputed_from_stored_vectors(load_demo, images):
+    model = load_demo(classes=["cat", "an old map of a harbour town"], score="pooled", pooling_strategy="max")
+    model.temperature = 0.5
     confidences = [label.confidence for label in model.predict_all(images)]
     cosines = model.embed_images(images) @ model.embed_prompts(model.classes).T
     np.testing.assert_allclose(confidences, softmax(cosines, 0.5).max(axis=1), atol=1e-4)
@@ -262,9 +254,11 @@ def test_brain_uses_another_task_s_model(dataset):
 
 
 def test_an_index_does_not_follow_what_is_set_on_a_loaded_model(dataset):
+    # Loaded by the name alone, as the index loads it, and not used before that.
     model = foz.load_zoo_model(DEMO_MODEL)
-    dataset.compute_embeddings(model, embeddings_field="vector", batch_size=4)
-    index = fob.compute_similarity(dataset, model=DEMO_MODEL, embeddings_field="vector", brain_key="index")
+    index = fob.compute_similarity(
+        dataset, model=DEMO_MODEL, embeddings_field="vector", brain_key="index", batch_size=4
+    )
     before = index.sort_by_similarity("a text", k=12).values("id")
 
     for name, value in (("truncate_dim", 32), ("task", "code"), ("pooling_strategy", "max")):

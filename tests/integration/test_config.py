@@ -1,13 +1,8 @@
 """The model's arguments: what is taken, and what is refused with a hint."""
 
-import inspect
-import re
-from pathlib import Path
-
 import fiftyone.zoo as foz
 import pytest
 import torch
-from jina_embeddings_v4.integration.config import LOADING_ONLY, JinaV4Config
 
 from ..conftest import DEMO_MODEL
 
@@ -48,7 +43,7 @@ REFUSED = [
     ("pooling_strategy", "sum", "'mean', 'max', None"),
     ("truncate_dim", 100, "32, 64, 128, 256"),
     ("max_pixels", 10, "at least 3136"),
-    ("score", "cosine", "'maxsim', 'maxsim-sum', 'pooled'"),
+    ("score", "cosine", "'maxsim', 'pooled'"),
     ("temperature", 0, "a number of at least 1e-06"),
     ("temperature", "hot", "a number"),
     ("query_prompt_name", "document", "'query', 'passage'"),
@@ -144,14 +139,3 @@ def test_a_filter_names_classes_that_there_are(load_demo):
     model.filter_classes = None
     model.classes = ["invoice", "letter"]
     model.filter_classes = ["letter"]
-
-
-def test_readme_and_docstring_name_every_argument():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` (\*?) ?\| `(.*?)` \|", readme, re.MULTILINE)
-    table = {name: default for name, _, default in rows}
-    assert list(table) == list(JinaV4Config.DEFAULTS)
-    assert [name for name, star, _ in rows if not star] == list(LOADING_ONLY)
-    for name, default in JinaV4Config.DEFAULTS.items():
-        assert table[name] == (f'"{default}"' if isinstance(default, str) else str(default))
-        assert f"    {name} (" in inspect.getdoc(JinaV4Config)

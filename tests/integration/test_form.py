@@ -8,6 +8,8 @@ import fiftyone.operators.types as types
 import fiftyone.zoo as foz
 import pytest
 from fiftyone.operators.executor import ExecutionError
+from jina_embeddings_v4.integration.form import LEFT_OUT
+from jina_embeddings_v4.integration.parameters import PARAMETERS
 
 from ..conftest import DEMO_MODEL
 
@@ -81,7 +83,8 @@ def test_filled_form_applies_the_model(dataset):
         "pooling_strategy": "max",
         "max_pixels": 50176,
     }
-    assert set(dataset.values("predictions.label")) <= {"invoice", "letter", "a map"}
+    labels = set(dataset.values("predictions.label"))
+    assert labels and labels <= {"invoice", "letter", "a map"}
 
 
 def test_what_is_left_empty_takes_its_default(dataset):
@@ -105,6 +108,8 @@ def test_form_offers_every_parameter_that_makes_sense_in_it():
     assert choices["task"] == ["retrieval", "text-matching", "code"]
     assert choices["pooling_strategy"] == ["mean", "max"]
     assert choices["truncate_dim"] == ["32", "64", "128", "256"]
-    assert choices["score"] == ["maxsim", "maxsim-sum", "pooled"]
+    assert choices["score"] == ["maxsim", "pooled"]
+    assert set(form.properties) == set(PARAMETERS) - set(LEFT_OUT)
     for name, prop in form.properties.items():
         assert prop.view.label and prop.view.description, name
+        assert prop.default == PARAMETERS[name].default, name
