@@ -1,4 +1,4 @@
-"""The model's parameters, listed once: the config, its docstring, the App's form and the docs' table follow the list."""
+"""The model's parameters, listed once: the config, its docstring, the App's form and the docs' table follow it."""
 
 import math
 import numbers

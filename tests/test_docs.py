@@ -7,11 +7,13 @@ from pathlib import Path
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.zoo as foz
+import mteb
 import numpy as np
 import pytest
 from jina_embeddings_v4 import DEMO_CHECKPOINT
 from PIL import Image
 
+from .analysis.test_mteb_model import retrieval_task
 from .conftest import DEMO_MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -125,10 +127,9 @@ def test_fine_tuning(scans, folder):
 
 
 def test_measuring(scans, folder, monkeypatch):
-    import mteb
-
-    # Its data sets would be downloaded. What the model scores in mteb is tested beside it.
-    monkeypatch.setattr(mteb, "get_benchmark", lambda name: types.SimpleNamespace(tasks=[]))
+    # In place of a benchmark whose data would be downloaded.
+    task = retrieval_task({"image": [Image.open("page.png")]}, ["a page"], np.eye(1, dtype=bool), "Any2AnyRetrieval")
+    monkeypatch.setattr(mteb, "get_benchmark", lambda name: types.SimpleNamespace(tasks=[task]))
     monkeypatch.setattr(fo, "launch_app", lambda view: None)
     ids = scans.values("id")
     run(ROOT / "docs" / "measuring.md", fo=fo, id1=ids[0], id2=ids[1])
