@@ -143,7 +143,7 @@ def quality(folder):
         for row, query in zip(scores, queries, strict=True):
             asked = Query(None, query.single) if only_single else query
             found, _, values = store.search(asked, 10, candidates)
-            row[[int(one, 16) for one in found]] = values
+            row[[int(page, 16) for page in found]] = values
         return scores
 
     def fill(name, dtype="float16", pool_factor=1):
