@@ -8,8 +8,12 @@ import numpy as np
 import torch
 
 from .engine.checkpoint import resolve
-from .engine.encoder import Encoder, join
-from .engine.images import ImageBatch, ImageError, describe, is_one_image
+from .engine.embeddings import join
+from .engine.encoder import Encoder
+from .engine.image_batch import ImageBatch
+from .engine.image_files import ImageError
+from .engine.image_loading import describe
+from .engine.images import is_one_image
 from .engine.pooling import pool_multi_vectors
 from .engine.scoring import TokenSet, class_logits, maxsim
 from .integration.config import LOADING_ONLY, Setting, check_filter, is_nearly_a_setting, unknown
@@ -192,7 +196,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             :attr:`pooling_strategy`
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, naming it
+            engine.image_files.ImageError: if an image cannot be read, naming it
         """
         images = _as_list(images)
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)] or [[]]
@@ -214,7 +218,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             together, what :mod:`integration.seams` has for it
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
+            engine.image_files.ImageError: if an image cannot be read, and failures are not to be skipped
         """
         images = _as_list(images)
         in_memory = fiftyone_argument(_EMBED, "embeddings_field", default="") is None
@@ -343,7 +347,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
 
         Returns:
             a tuple of the images, each that failed replaced by a :class:`integration.failures.FailedImage`, and
-            the :class:`engine.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
+            the :class:`engine.embeddings.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
         leave_model_cache(self)
         settings = self.encoder.processor.image_settings
@@ -394,7 +398,7 @@ class JinaV4(fout.TorchImageModel, fom.PromptMixin):
             prompts: a list of strings
 
         Returns:
-            :class:`engine.encoder.Embeddings`
+            :class:`engine.embeddings.Embeddings`
         """
         return self._encode_texts(prompts, self.query_prompt_name)
 

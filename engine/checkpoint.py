@@ -45,8 +45,6 @@ TRUSTED_FILES = (
     *ADAPTER_FILES,
 )
 
-# What weights are stored as. Integers would be loaded as if they were the weights themselves.
-_DTYPES = ("F64", "F32", "F16", "BF16")
 
 # Seconds in which the hub must have answered that it is there.
 _HUB_TIMEOUT = 8
@@ -304,82 +302,3 @@ def weight_shards(directory):
             )
 
     return {key: Path(directory) / shard for key, shard in weight_map.items()}
-
-
-def open_safetensors(path, device="cpu"):
-    """Opens a safetensors file. Its header is read, and its length checked against it.
-
-    Args:
-        path: the file
-        device ("cpu"): where its tensors will be read to
-
-    Returns:
-        an open :class:`safetensors.safe_open`, to be used in a ``with`` statement
-
-    Raises:
-        CheckpointError: if the file is truncated or is no safetensors file
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt", device=device)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file ({error}). Delete it and download it again"
-        ) from error
-
-
-def read_shapes(path):
-    """Reads the names and shapes of a safetensors file's tensors, without reading the tensors.
-
-    Args:
-        path: the file
-
-    Returns:
-        a dict that maps tensor names to shape tuples
-
-    Raises:
-        CheckpointError: if the file is truncated or is no safetensors file, or a tensor holds no floats
-    """
-    shapes = {}
-    with open_safetensors(path) as tensors:
-        for key in tensors.keys():
-            tensor = tensors.get_slice(key)
-            if tensor.get_dtype() not in _DTYPES:
-                raise CheckpointError(
-                    f"{path} holds {key!r} as {tensor.get_dtype()}, expected one of {', '.join(_DTYPES)}: it is "
-                    "quantised or damaged. Take the checkpoint as its authors published it"
-                )
-            shapes[key] = tuple(tensor.get_shape())
-    return shapes
-
-
-def check_shapes(found, expected, source):
-    """Checks that a file, or a set of files, holds exactly the tensors that a module needs.
-
-    Args:
-        found: a dict that maps tensor names to shapes, as stored
-        expected: a dict that maps tensor names to shapes, as needed
-        source: where ``found`` comes from, for the message: a path, or a function of a tensor's name
-
-    Raises:
-        CheckpointError: naming the file and the first tensor that is missing, unknown or of another shape
-    """
-    where = source if callable(source) else lambda key: source
-    for key, shape in expected.items():
-        if key not in found:
-            raise CheckpointError(
-                f"{where(key)} lacks the tensor {key!r} of shape {shape}: the checkpoint is incomplete"
-            )
-        if found[key] != shape:
-            raise CheckpointError(
-                f"{where(key)} holds {key!r} in shape {found[key]}, but the network that config.json describes needs "
-                f"{shape}: the files do not belong together"
-            )
-
-    unknown = sorted(set(found) - set(expected))
-    if unknown:
-        raise CheckpointError(
-            f"{where(unknown[0])} holds {len(unknown)} tensors that the model does not have, {unknown[0]!r} first: "
-            "the checkpoint and its config.json do not belong together"
-        )

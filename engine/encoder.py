@@ -6,52 +6,29 @@ used, and it survives running out of memory by running less at a time.
 
 import functools
 import itertools
-import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .arguments import check_choice
+from .batches import plan_batches
 from .checkpoint import read_config, resolve
 from .devices import resolve_device, resolve_dtype, to_host
-from .images import ResizedImage, is_one_image, resize_image
-from .loading import adapter_tasks, shared_adapters, shared_backbone
+from .embeddings import Embeddings
+from .image_batch import ResizedImage
+from .images import is_one_image, resize_image
+from .loading import adapter_tasks
 from .look_ahead import windows
 from .memory import in_halves
 from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor
+from .sharing import shared_adapters, shared_backbone
 from .text_cache import TextCache
 
 # Inputs that are held prepared at a time, and sorted by length among each other. Of images that are prepared ahead,
 # which come twice, fewer: the first are waited for.
 _WINDOW = 256
 _AHEAD = 64
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The embeddings of N texts or images, both kinds from one forward pass.
-
-    Args:
-        single: a float32 array ``(N, dim)``, rows of length 1 (L2)
-        multi: a list of N float32 arrays ``(tokens_i, 128)``, rows of length 1
-    """
-
-    single: np.ndarray
-    multi: list
-
-    def __len__(self):
-        return len(self.multi)
-
-
-def join(parts):
-    """Puts the embeddings of several calls together.
-
-    Args:
-        parts: a list of :class:`Embeddings`, at least one
-    """
-    return Embeddings(np.concatenate([part.single for part in parts]), [rows for part in parts for rows in part.multi])
 
 
 class Encoder:
@@ -196,7 +173,7 @@ class Encoder:
 
         Args:
             images: a list of images, or one: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
-                URLs or :class:`engine.images.ResizedImage`
+                URLs or :class:`engine.image_batch.ResizedImage`
             task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
             max_pixels (None): the area in pixels down to which larger images are resized; the cost of an image grows
                 with it. ``None`` means the checkpoint's own, 602112 pixels or 768 visual tokens
@@ -208,7 +185,7 @@ class Encoder:
             :class:`Embeddings`, or with ``tasks`` a dict of them by task
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, naming it
+            engine.image_files.ImageError: if an image cannot be read, naming it
             ValueError: if an argument is not allowed
         """
         chosen = [self._check_task(one) for one in ([task] if tasks is None else tasks)]
@@ -319,29 +296,3 @@ def _pooled(batch):
         slice(start + tokens.pooled.start, start + tokens.pooled.stop)
         for start, tokens in zip(starts, batch, strict=False)
     ]
-
-
-def plan_batches(lengths, token_budget):
-    """Groups inputs, longest first, so that each batch is about as much work as the others.
-
-    Args:
-        lengths: the number of tokens of each input
-        token_budget: a function that tells the number of tokens that a batch may have. It is asked before each batch.
-            An input that exceeds it runs alone
-
-    Yields:
-        lists of indexes into ``lengths``, which together hold each index once
-    """
-    waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
-    left = sum(lengths)
-    while waiting:
-        budget = token_budget()
-        # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
-        share = left / math.ceil(left / budget)
-        batch = [waiting.pop()]
-        tokens = lengths[batch[0]]
-        while waiting and tokens < share and tokens + lengths[waiting[-1]] <= budget:
-            batch.append(waiting.pop())
-            tokens += lengths[batch[-1]]
-        left -= tokens
-        yield batch

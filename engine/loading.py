@@ -1,4 +1,4 @@
-"""Checkpoint files -> one backbone per process and device.
+"""Checkpoint files -> networks.
 
 Every shape is checked against the headers of the files before the tensors are read, so that a checkpoint loads whole or
 not at all.
@@ -6,8 +6,6 @@ not at all.
 
 import contextlib
 import re
-import threading
-import weakref
 from pathlib import Path
 
 import torch
@@ -20,13 +18,11 @@ from .checkpoint import (
     ADAPTERS,
     WEIGHT_INDEX,
     CheckpointError,
-    check_shapes,
-    open_safetensors,
     read_config,
     read_settings,
-    read_shapes,
     weight_shards,
 )
+from .safetensors_files import check_shapes, open_safetensors, read_shapes
 from .schema import ADAPTER, CONFIG, rope_parameters
 
 _PROJECTOR = "multi_vector_projector."
@@ -41,80 +37,6 @@ _LAYERS = (
     ("text_config", "num_hidden_layers", re.compile(r"model\.(language_model\.)?layers\.\d+\.")),
     ("vision_config", "depth", re.compile(r"(model\.)?visual\.blocks\.\d+\.")),
 )
-
-_SHARED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-_SHARED_LOCK = threading.Lock()
-
-
-def shared_backbone(directory, device, dtype):
-    """Returns the process's one copy of a checkpoint on a device, loading it if no instance holds it.
-
-    The copy is freed when the last instance that holds it goes.
-
-    Args:
-        directory: the checkpoint's directory
-        device: a :class:`torch.device`
-        dtype: a :class:`torch.dtype`
-
-    Returns:
-        a :class:`Backbone`
-    """
-    key = (str(Path(directory).resolve()), str(device), dtype)
-    with _SHARED_LOCK:
-        backbone = _SHARED.get(key)
-        if backbone is None:
-            backbone = _SHARED[key] = load_backbone(directory, device, dtype)
-
-        return backbone
-
-
-def shared_adapters(backbone, directory):
-    """Adds adapters of one's own to a backbone, unless it holds them already.
-
-    The base weights are not copied. A file that was written anew since is another one. Adapters that nobody holds any
-    longer make room for the new ones.
-
-    Args:
-        backbone: a :class:`Backbone`
-        directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
-
-    Returns:
-        the :class:`AdapterNames`. The backbone keeps the adapters as long as somebody holds it
-
-    Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
-    """
-    files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
-    key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    with backbone.lock:
-        for unused in [of for of, (holder, _) in backbone.added_adapters.items() if holder() is None]:
-            _delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
-
-        if key in backbone.added_adapters:
-            names = backbone.added_adapters[key][0]()
-            if names is not None:
-                return names
-
-        prefix = f"added{next(backbone.adapter_numbers)}-"
-        names = AdapterNames({task: prefix + task for task in adapter_tasks(directory)})
-        try:
-            add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
-        except Exception:
-            _delete_adapters(backbone.network, names.values())
-            raise
-
-        backbone.added_adapters[key] = weakref.ref(names), tuple(names.values())
-        return names
-
-
-class AdapterNames(dict):
-    """The names of adapters in a backbone, by task. A dict that can be referred to weakly."""
-
-
-def _delete_adapters(network, names):
-    for name in names:
-        if name in network.peft_config:
-            network.delete_adapter(name)
 
 
 def load_backbone(directory, device, dtype):

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 from jina_embeddings_v4.engine import downloads
-from jina_embeddings_v4.engine.images import ImageError, describe, load_image
+from jina_embeddings_v4.engine.image_files import ImageError
+from jina_embeddings_v4.engine.image_loading import describe, load_image
 from PIL import Image
 
 

@@ -1,0 +1,29 @@
+"""Which inputs run together."""
+
+import math
+
+
+def plan_batches(lengths, token_budget):
+    """Groups inputs, longest first, so that each batch is about as much work as the others.
+
+    Args:
+        lengths: the number of tokens of each input
+        token_budget: a function that tells the number of tokens that a batch may have. It is asked before each batch.
+            An input that exceeds it runs alone
+
+    Yields:
+        lists of indexes into ``lengths``, which together hold each index once
+    """
+    waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
+    left = sum(lengths)
+    while waiting:
+        budget = token_budget()
+        # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
+        share = left / math.ceil(left / budget)
+        batch = [waiting.pop()]
+        tokens = lengths[batch[0]]
+        while waiting and tokens < share and tokens + lengths[waiting[-1]] <= budget:
+            batch.append(waiting.pop())
+            tokens += lengths[batch[-1]]
+        left -= tokens
+        yield batch

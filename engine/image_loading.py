@@ -1,0 +1,116 @@
+"""Images of any form -> Pillow images in RGB, upright, as people see them."""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+from .downloads import readable
+from .image_files import ImageError, check_area, open_image_file
+
+
+def load_image(source):
+    """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
+
+    Of 16-bit grays, the high byte is taken. Other pixels of more than 8 bits have no agreed range, and are refused.
+
+    Args:
+        source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
+            ``[0, 1]`` float tensor, the path of an image file, or an http(s) URL
+
+    Returns:
+        an RGB :class:`PIL.Image.Image`
+
+    Raises:
+        ImageError: if the image cannot be read
+    """
+    with errors_about(source):
+        image = as_rgb(load_upright(source))
+        return image.copy() if image is source else image
+
+
+def describe(source):
+    """Names an image in a message: its path or URL where it has one, else its type and shape.
+
+    Control characters are escaped, and a URL is shown without its user, its password and the values of its query.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return readable(os.fsdecode(source))
+    if getattr(source, "filename", None):
+        return readable(str(source.filename))
+
+    size = getattr(source, "shape", None) or getattr(source, "size", None)
+    return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
+
+
+@contextmanager
+def errors_about(source):
+    try:
+        yield
+    except ImageError:
+        raise
+    # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
+    except Exception as error:
+        raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
+
+
+def load_upright(source):
+    """Loads an image in its own mode, which may be the caller's own image."""
+    if isinstance(source, (str, os.PathLike)):
+        with open_image_file(source) as image:
+            return _upright(image)
+    if isinstance(source, Image.Image):
+        return _upright(source)
+    if isinstance(source, torch.Tensor):
+        return Image.fromarray(_as_array(source))
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_squeeze_gray(source))
+
+    raise ImageError(
+        f"{describe(source)}: expected a PIL image, a uint8 array (HxWx3), a tensor (CxHxW), a path or an http(s) URL"
+    )
+
+
+def _upright(image):
+    if isinstance(image, ImageFile.ImageFile):
+        check_area(image)  # before its pixels are read
+
+    image.load()
+    # Where there is nothing to turn, this spares the copy that Pillow makes all the same.
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def as_rgb(image):
+    """Converts an image to RGB, if that is not its mode."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
+    if image.mode.startswith("I;16"):
+        # Viewers show the high byte. Pillow would clip, and show all but the darkest 256 of 65536 grays as white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if isinstance(image.info.get("transparency"), bytes):
+        # Pillow drops a palette's alpha without a remark only by this way.
+        image = image.convert("RGBA")
+
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_array(tensor):
+    tensor = tensor.detach().cpu()
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
+        raise ValueError(f"expected a CxHxW tensor, found shape {tuple(tensor.shape)}")
+
+    if tensor.is_floating_point():
+        if not ((tensor >= 0) & (tensor <= 1)).all():
+            raise ValueError("expected float values in [0, 1]")
+        tensor = (tensor * 255).round().to(torch.uint8)
+    elif tensor.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 or float values, found {tensor.dtype}")
+
+    return _squeeze_gray(tensor.permute(1, 2, 0).numpy())
+
+
+def _squeeze_gray(array):
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
