@@ -5,8 +5,10 @@ weights ``W`` themselves, so nothing drifts, however often the adapter is switch
 """
 
 import weakref
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn.functional import linear
 
 from .linear import make_linear, take_weights
@@ -23,9 +25,11 @@ class AdaptedLinear:
         int8 (False): whether to round their weights to 8 bits. The adapters' are not
     """
 
-    def __init__(self, module, names, int8=False):
+    def __init__(self, module: nn.Module, names: Sequence[str], int8: bool = False) -> None:
         self._module, self._names = module, names
-        self._prepared = weakref.WeakKeyDictionary()
+        self._prepared: weakref.WeakKeyDictionary[nn.Module, tuple[torch.Tensor, torch.Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
         bases = [getattr(layer, "base_layer", layer) for layer in self._layers()]
         self.inputs, self._outputs = bases[0].in_features, [base.out_features for base in bases]
         self._dtype = torch.float32 if int8 else bases[0].weight.dtype
@@ -38,7 +42,7 @@ class AdaptedLinear:
     def _put(self, weight, bias, int8):
         self._linear = make_linear(weight, bias, int8)
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         """Applies an adapter from now on.
 
         Args:
@@ -83,15 +87,15 @@ class AdaptedLinear:
         """How many dimensions the adapter has in between here, of which it fills ``rank``."""
         return rank
 
-    def adapter_weights(self):
+    def adapter_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The tensors that the applied adapter is computed with."""
         return self._inner, self._outer
 
-    def input_buffer(self, tokens):
+    def input_buffer(self, tokens: int) -> torch.Tensor:
         """Returns an empty tensor for :meth:`__call__`, whose first :attr:`inputs` columns the caller fills."""
         return torch.empty(tokens, self.inputs, dtype=self._dtype, device=self._device)
 
-    def __call__(self, buffer):
+    def __call__(self, buffer: torch.Tensor) -> torch.Tensor:
         """Computes the layers.
 
         Args:
@@ -135,22 +139,22 @@ class FusedAdaptedLinear(AdaptedLinear):
             self._prepared.clear()
         return self._weight.shape[1] - self.inputs
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         super().use(adapter)
         self._weight[:, self.inputs :] = self._outer
 
-    def adapter_weights(self):
+    def adapter_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self._inner, self._weight
 
-    def input_buffer(self, tokens):
+    def input_buffer(self, tokens: int) -> torch.Tensor:
         return self._weight.new_empty(tokens, self._weight.shape[1])
 
-    def __call__(self, buffer):
+    def __call__(self, buffer: torch.Tensor) -> torch.Tensor:
         torch.mm(buffer[:, : self.inputs], self._inner.T, out=buffer[:, self.inputs :])
         return linear(buffer, self._weight, self._bias)
 
 
-def adapted_linear(module, names, int8=False):
+def adapted_linear(module: nn.Module, names: Sequence[str], int8: bool = False) -> AdaptedLinear:
     """Makes an :class:`AdaptedLinear` of the kind that suits the device."""
     layer = getattr(module, names[0])
     return _kind(getattr(layer, "base_layer", layer))(module, names, int8)

@@ -1,9 +1,11 @@
 """Checks of arguments, with errors that name the argument, its value and the allowed ones."""
 
 import numbers
+from collections.abc import Collection
+from typing import Any
 
 
-def check_integer(name, value, minimum, maximum=None, or_none=False):
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None, or_none: bool = False) -> None:
     """Checks that an argument is a whole number in a range.
 
     Args:
@@ -26,7 +28,7 @@ def check_integer(name, value, minimum, maximum=None, or_none=False):
         raise ValueError(f"{name}={value!r} is not allowed: expected an integer of at least {minimum}{upper}{other}")
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Checks that an argument is one of a few values.
 
     Raises:

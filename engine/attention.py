@@ -7,6 +7,7 @@ through one call of PyTorch's attention, so that an image's windows, which are n
 import functools
 import inspect
 import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,17 +30,17 @@ class Packing:
         device: where the pack is
     """
 
-    def __init__(self, lengths, device):
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths, self._device = lengths, device
         self.longest = max(lengths)
 
     @functools.cached_property
-    def offsets(self):
+    def offsets(self) -> torch.Tensor:
         """Where each sequence begins, and where the last one ends, an int32 tensor ``(sequences + 1,)``."""
         starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
         return to_device(starts, self._device)
 
-    def runs(self):
+    def runs(self) -> Iterator[tuple[slice, int]]:
         """Yields neighbours of equal length: the slice of their tokens, and how many they are."""
         start = 0
         for length, neighbours in itertools.groupby(self.lengths):
@@ -48,7 +49,15 @@ class Packing:
             start += count * length
 
 
-def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, out=None):
+def rotate_and_attend(
+    vectors: torch.Tensor,
+    key_heads: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    packing: Packing,
+    is_causal: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
 
     Args:
@@ -76,7 +85,9 @@ def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, ou
     return attended if out is None else out.copy_(attended)
 
 
-def attend(query, key, value, packing, is_causal=False):
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, is_causal: bool = False
+) -> torch.Tensor:
     """Lets the tokens of each sequence attend to each other.
 
     Args:
@@ -105,7 +116,13 @@ def attend(query, key, value, packing, is_causal=False):
     return attended.flatten(1)
 
 
-def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
+def attend_in_parts(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_causal: bool = False,
+    score_bytes: int | None = None,
+) -> torch.Tensor:
     """Calls PyTorch's attention on as many sequences, heads and query tokens at a time as a limit allows.
 
     Args:
@@ -126,7 +143,8 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
     for dim, size, share in ((0, sequences, heads * tokens), (1, heads, tokens)):
         if size > 1:
             parts = (tensor.split(max(1, rows // share), dim) for tensor in (query, key, value))
-            return torch.cat([attend_in_parts(*part, is_causal, score_bytes) for part in zip(*parts, strict=True)], dim)
+            attended_parts = [attend_in_parts(q, k, v, is_causal, score_bytes) for q, k, v in zip(*parts, strict=True)]
+            return torch.cat(attended_parts, dim)
 
     attended, start = [], 0
     for part in query.split(max(1, rows), dim=2):

@@ -7,6 +7,9 @@ state here, guarded by a lock, because one copy of the weights serves every mode
 import contextlib
 import itertools
 import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -15,8 +18,13 @@ from .attention import Packing
 from .decoder import Decoder
 from .devices import exact_float32, free_cache, join_on_device, residual_dtype
 from .graphs import GraphedDecoder, wants_graphs
-from .images import patchify
+from .images import ImageSettings, patchify
+from .processing import Tokens
 from .vision import VisionTower
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Qwen2_5_VLModel
 
 # On a CPU, more than these win nothing.
 _TOKEN_BUDGETS = {"mps": 4096, "cpu": 2048}
@@ -28,7 +36,7 @@ _GPU_TOKEN_BUDGET, _LARGE_GPU_TOKEN_BUDGET, _LARGE_GPU = 16384, 32768, 40 * 10**
 class Towers(nn.Module):
     """What the adapters were trained on. Its two names are part of every adapter tensor's name."""
 
-    def __init__(self, model, multi_vector_projector):
+    def __init__(self, model: "Qwen2_5_VLModel", multi_vector_projector: nn.Linear) -> None:
         super().__init__()
         self.model = model
         self.multi_vector_projector = multi_vector_projector
@@ -43,13 +51,13 @@ class Backbone(nn.Module):
         int8 (False): whether to round the layers' weights to 8 bits and compute in float32 otherwise
     """
 
-    def __init__(self, network, int8=False):
+    def __init__(self, network: "PeftModel", int8: bool = False) -> None:
         super().__init__()
         self.network = network
         self.lock = threading.Lock()
         # The adapters that were added to the checkpoint's own: what file they come from -> a weak reference to who uses
         # them, and their names.
-        self.added_adapters = {}
+        self.added_adapters: dict[tuple, tuple[weakref.ref, tuple[str, ...]]] = {}
         self.adapter_numbers = itertools.count()
         # The tokens that a forward pass may have.
         self.token_budget = _token_budget(self.device)
@@ -59,7 +67,7 @@ class Backbone(nn.Module):
             self._vision_tower = VisionTower(self.towers.model.visual, int8)
             self._decoder = Decoder(self.towers, int8)
         self._graphed = GraphedDecoder(self._decoder)
-        self._used = None
+        self._used: str | None = None
         # What the weights took where they came from is for others to use.
         free_cache(self.device)
 
@@ -73,22 +81,22 @@ class Backbone(nn.Module):
                 module.float()
 
     @property
-    def towers(self):
+    def towers(self) -> Towers:
         """The network's parts, a :class:`Towers`, with the adapters inside."""
-        return self.network.base_model.model
+        return cast(Towers, self.network.base_model.model)
 
     @property
-    def hidden_size(self):
+    def hidden_size(self) -> int:
         """The dimensions of a single vector that is not truncated."""
-        return self.towers.model.config.text_config.hidden_size
+        return self.towers.model.language_model.config.hidden_size
 
     @property
-    def multi_vector_dim(self):
+    def multi_vector_dim(self) -> int:
         """The dimensions of each row of a multi-vector."""
         return self.towers.multi_vector_projector.out_features
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the weights are, a :class:`torch.device`."""
         return self.towers.model.device
 
@@ -96,7 +104,7 @@ class Backbone(nn.Module):
         is_float32 = self._vision_tower.dtype == torch.float32
         return exact_float32 if is_float32 else contextlib.nullcontext()
 
-    def reduce_token_budget(self, batch):
+    def reduce_token_budget(self, batch: Sequence[Tokens]) -> None:
         """Keeps to less than what memory did not suffice for.
 
         Args:
@@ -105,7 +113,7 @@ class Backbone(nn.Module):
         self.token_budget = min(self.token_budget, max(1, sum(len(tokens) for tokens in batch) // 2))
 
     @torch.inference_mode()
-    def encode_vision(self, batch, image_settings):
+    def encode_vision(self, batch: Sequence[Tokens], image_settings: ImageSettings) -> torch.Tensor:
         """Runs a batch of images through the vision tower, which no adapter changes.
 
         Args:
@@ -115,19 +123,22 @@ class Backbone(nn.Module):
         Returns:
             a tensor ``(visual_tokens, hidden)``, of all images end to end
         """
-        images = [tokens.image for tokens in batch]
+        images = [tokens.image for tokens in batch if tokens.image is not None]
         sizes = [image.pixels.shape for image in images]
         pixels = join_on_device([image.pixels for image in images], self.device)
         patches = [
             patchify(part.view(size), image_settings).to(self._vision_tower.dtype)
             for part, size in zip(pixels.split([size.numel() for size in sizes]), sizes, strict=True)
         ]
-        grids = [tuple(side // image_settings.patch_size for side in size[1:]) for size in sizes]
+        side = image_settings.patch_size
+        grids = [(height // side, width // side) for _, height, width in sizes]
         with self._exact(), torch.cuda.device_of(pixels):
             return self._vision_tower(torch.cat(patches), grids)
 
     @torch.inference_mode()
-    def encode_tokens(self, batch, adapter, visual=None):
+    def encode_tokens(
+        self, batch: Sequence[Tokens], adapter: str, visual: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a batch of texts, or of images, through the language model under one adapter.
 
         Args:
@@ -162,7 +173,7 @@ class Backbone(nn.Module):
         parts = join_on_device([ids, positions, places], self.device).split([len(ids), positions.numel(), len(places)])
         return parts[0], parts[1].view(3, -1), parts[2]
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         """Applies an adapter from now on.
 
         Args:

@@ -1,9 +1,10 @@
 """Which inputs run together."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 
-def plan_batches(lengths, token_budget):
+def plan_batches(lengths: Sequence[int], token_budget: Callable[[], int]) -> Iterator[list[int]]:
     """Groups inputs, longest first, so that each batch is about as much work as the others.
 
     Args:

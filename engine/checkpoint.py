@@ -10,11 +10,13 @@ Nothing here needs torch; the weights are looked at only through their safetenso
 import hashlib
 import json
 import logging
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from .schema import CONFIG, find_config_problem, find_problem
+from .schema import CONFIG, Schema, find_config_problem, find_problem
 
 REPOSITORY = "jinaai/jina-embeddings-v4"
 REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
@@ -59,7 +61,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be found, is incomplete or does not fit. The message names the file and what to do."""
 
 
-def resolve(reference):
+def resolve(reference: str | os.PathLike) -> Path:
     """Finds a checkpoint's directory, downloading it when the cache does not hold it.
 
     Args:
@@ -170,7 +172,7 @@ def _delete_altered(repository, snapshot):
     return altered
 
 
-def check_files(directory):
+def check_files(directory: str | os.PathLike) -> None:
     """Checks that every file a checkpoint needs is there, and that its JSON files are JSON.
 
     Args:
@@ -199,7 +201,7 @@ def check_files(directory):
             read_json(directory / name)
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike) -> Any:
     """Reads one of a checkpoint's JSON files.
 
     Args:
@@ -219,7 +221,7 @@ def read_json(path):
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
 
 
-def read_config(directory):
+def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     """Reads what describes the network.
 
     ``config.json`` also asks for flash-attn, which may not be there, and for the repository's own Python, which is
@@ -243,7 +245,7 @@ def read_config(directory):
     return {key: config[key] for key in CONFIG}
 
 
-def read_settings(path, schema):
+def read_settings(path: str | os.PathLike, schema: Schema) -> dict[str, Any]:
     """Reads one of a checkpoint's JSON files, and compares it with a schema.
 
     Args:
@@ -264,7 +266,7 @@ def read_settings(path, schema):
     return settings
 
 
-def fingerprint(directory):
+def fingerprint(directory: str | os.PathLike) -> str:
     """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same.
 
     All of them are read, which takes some seconds for gigabytes.
@@ -276,7 +278,7 @@ def fingerprint(directory):
     return digest.hexdigest()[:12]
 
 
-def weight_shards(directory):
+def weight_shards(directory: str | os.PathLike) -> dict[str, Path]:
     """Reads which file holds which tensor of the base model.
 
     Args:

@@ -1,11 +1,16 @@
 """Embedded tokens -> hidden states: the language model of Qwen2.5-VL over packed sequences, under one adapter."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from .adapted import adapted_linear
-from .attention import rotate_and_attend
+from .adapted import AdaptedLinear, adapted_linear
+from .attention import Packing, rotate_and_attend
 from .elementwise import Residual, silu_mul
 from .kernels import fuses
+
+if TYPE_CHECKING:
+    from .backbone import Towers
 
 
 class Decoder:
@@ -17,7 +22,7 @@ class Decoder:
         int8 (False): whether to round the layers' weights to 8 bits
     """
 
-    def __init__(self, towers, int8=False):
+    def __init__(self, towers: "Towers", int8: bool = False) -> None:
         model = towers.model.language_model
         self._layers = [_Layer(layer, int8) for layer in model.layers]
         self._norm = model.norm
@@ -28,7 +33,7 @@ class Decoder:
         self._projector = adapted_linear(towers, ["multi_vector_projector"])
         self.dtype = model.norm.weight.dtype
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         """Applies an adapter from now on.
 
         Args:
@@ -38,12 +43,14 @@ class Decoder:
             layer.use(adapter)
         self._projector.use(adapter)
 
-    def adapter_weights(self):
+    def adapter_weights(self) -> list[torch.Tensor]:
         """The tensors that the applied adapter is computed with, a list. To apply another one may change them."""
         linears = [linear for layer in self._layers for linear in layer.linears] + [self._projector]
         return [tensor for linear in linears for tensor in linear.adapter_weights()]
 
-    def __call__(self, embedded, positions, packing):
+    def __call__(
+        self, embedded: torch.Tensor, positions: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs the language model.
 
         Args:
@@ -89,15 +96,15 @@ class _Layer:
         self._key_heads = attention.config.num_key_value_heads
 
     @property
-    def linears(self):
+    def linears(self) -> tuple[AdaptedLinear, ...]:
         """The layer's products, which adapters reach."""
         return self._query_key_value, self._output, self._gate_up, self._down
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         for linear in self.linears:
             linear.use(adapter)
 
-    def __call__(self, residual, cos, sin, packing):
+    def __call__(self, residual: Residual, cos: torch.Tensor, sin: torch.Tensor, packing: Packing) -> None:
         """Adds what the layer has to say to the :class:`engine.elementwise.Residual`."""
         buffer = self._query_key_value.input_buffer(len(residual))
         residual.norm(self._attention_norm, out=buffer[:, : self._query_key_value.inputs])

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ AUTO_PRECISION = "JINA_V4_AUTO_PRECISION"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
-def resolve_device(device=None):
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """Chooses where to run.
 
     Args:
@@ -55,7 +57,7 @@ def resolve_device(device=None):
     return device if device.type == "cuda" else torch.device(device.type)
 
 
-def resolve_dtype(precision, device):
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Chooses the type that the model computes in.
 
     Args:
@@ -88,7 +90,7 @@ def resolve_dtype(precision, device):
     return getattr(torch, precision)
 
 
-def residual_dtype(dtype):
+def residual_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns the type in which layers' outputs are added up: for float16, one in which the sum cannot overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -100,20 +102,25 @@ class _ExactFloat32:
     settings are the process's, so the first thread to enter changes them, and the last one to leave restores them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside, self._before = 0, []
+        self._inside = 0
+        self._before: list[tuple[Any, str]] = []
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
+                backends = (
+                    torch.backends.cuda.matmul,
+                    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+                    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+                )
                 self._before = [(backend, backend.fp32_precision) for backend in backends]
                 for backend in backends:
                     backend.fp32_precision = "ieee"
             self._inside += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
@@ -124,7 +131,7 @@ class _ExactFloat32:
 exact_float32 = _ExactFloat32()
 
 
-def free_cache(device):
+def free_cache(device: torch.device) -> None:
     """Gives back what the allocator of a GPU holds for later.
 
     Args:
@@ -136,7 +143,7 @@ def free_cache(device):
         torch.mps.empty_cache()
 
 
-def to_device(tensor, device):
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copies a tensor from the host. A GPU does not stop for it: it copies when what it was asked before is done."""
     if device.type != "cuda":
         return tensor.to(device)
@@ -144,7 +151,7 @@ def to_device(tensor, device):
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def join_on_device(tensors, device):
+def join_on_device(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """Copies tensors from the host, end to end, by way of one buffer that a GPU reads without stopping for it.
 
     Args:
@@ -165,6 +172,6 @@ def join_on_device(tensors, device):
     return buffer.to(device, non_blocking=True)
 
 
-def to_host(tensor):
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Copies a tensor to the host. Of a GPU's, the values are there once an event that is recorded next has come."""
     return tensor.to("cpu", non_blocking=tensor.is_cuda)

@@ -10,6 +10,7 @@ import string
 import threading
 import urllib.error
 import urllib.request
+from typing import TypeGuard
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 MAX_BYTES = 100_000_000
@@ -18,12 +19,12 @@ MAX_SECONDS = 60
 _CHUNK = 1 << 20  # bytes
 
 
-def is_url(source):
+def is_url(source: object) -> TypeGuard[str]:
     """Tells an http(s) URL from a path, or anything else."""
     return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
 
 
-def readable(path):
+def readable(path: str) -> str:
     """Writes a path or URL as messages show it.
 
     Control characters are escaped, and so is whatever else cannot be printed. A URL is shown without its user and
@@ -44,12 +45,12 @@ def _fields(query):
     return (field.partition("=") for field in query.split("&"))
 
 
-def escape(text):
+def escape(text: str) -> str:
     """Escapes characters that cannot be printed, such as those that control a terminal, as Python's ``repr`` does."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def download(url):
+def download(url: str) -> io.BytesIO:
     """Downloads what an http(s) URL holds.
 
     It may redirect to other http(s) URLs, but not from the internet to an address of this machine or its network.

@@ -5,10 +5,15 @@ the products. There each is one kernel (:mod:`engine.triton_kernels`). Elsewhere
 operators are used.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn.functional import silu
 
 from .kernels import fuses
+
+if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 
 class Residual:
@@ -20,14 +25,15 @@ class Residual:
         values: a tensor ``(tokens, hidden)``, which is overwritten
     """
 
-    def __init__(self, values):
-        self._values, self._added = values, None
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+        self._added: torch.Tensor | None = None
         self._fuses = fuses(values.device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._values)
 
-    def add(self, outputs):
+    def add(self, outputs: torch.Tensor) -> None:
         """Adds what a layer says.
 
         Args:
@@ -38,7 +44,9 @@ class Residual:
         else:
             self._values += outputs
 
-    def norm(self, norm, out=None, dtype=None):
+    def norm(
+        self, norm: "Qwen2_5_VLRMSNorm", out: torch.Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         """Normalises the sum (RMSNorm, arXiv 1910.07467).
 
         Args:
@@ -63,7 +71,7 @@ class Residual:
         return out
 
 
-def rotate(vectors, cos, sin):
+def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turns the two halves of each head's vector into each other by an angle that tells its position (RoPE,
     arXiv 2104.09864).
 
@@ -90,7 +98,7 @@ def rotate(vectors, cos, sin):
     return turned.to(vectors.dtype)
 
 
-def silu_mul(gate_up, out=None):
+def silu_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Computes ``silu(gate) * up``, the middle of a gated MLP (SwiGLU, arXiv 2002.05202).
 
     Args:

@@ -1,5 +1,6 @@
 """Embeddings: the single vectors and the multi-vectors of texts or images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,13 @@ class Embeddings:
     """
 
     single: np.ndarray
-    multi: list
+    multi: list[np.ndarray]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.multi)
 
 
-def join(parts):
+def join(parts: Sequence[Embeddings]) -> Embeddings:
     """Puts the embeddings of several calls together.
 
     Args:

@@ -6,17 +6,21 @@ used, and it survives running out of memory by running less at a time.
 
 import functools
 import itertools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from .arguments import check_choice
+from .backbone import Backbone
 from .batches import plan_batches
 from .checkpoint import read_config, resolve
 from .devices import resolve_device, resolve_dtype, to_host
 from .embeddings import Embeddings
 from .image_batch import ResizedImage
-from .images import is_one_image, resize_image
+from .images import ImageSource, is_one_image, resize_image
 from .loading import adapter_tasks
 from .look_ahead import windows
 from .memory import in_halves
@@ -54,7 +58,14 @@ class Encoder:
         ValueError: if an argument is not allowed
     """
 
-    def __init__(self, directory, task="retrieval", device=None, precision="auto", adapter=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        task: str = "retrieval",
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        adapter: str | os.PathLike | None = None,
+    ) -> None:
         config = read_config(directory)
         self.directory = directory
         self.tasks = tuple(config["task_names"])
@@ -72,7 +83,7 @@ class Encoder:
         self.matryoshka_dims = tuple(dim for dim in config["matryoshka_dims"] if dim <= hidden_size)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint, **kwargs):
+    def from_checkpoint(cls, checkpoint: str | os.PathLike, **kwargs: Any) -> "Encoder":
         """Finds a checkpoint, or downloads it, and loads it, or shares the copy that the process has of it.
 
         Args:
@@ -91,7 +102,7 @@ class Encoder:
         return encoder
 
     @functools.cached_property
-    def backbone(self):
+    def backbone(self) -> Backbone:
         """The process's one copy of the weights, a :class:`engine.backbone.Backbone`."""
         return shared_backbone(self.directory, self.device, self.dtype)
 
@@ -102,7 +113,7 @@ class Encoder:
         self._added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
         return {task: task for task in self.tasks} | self._added
 
-    def load(self):
+    def load(self) -> Backbone:
         """Loads the weights, those of the adapters too, unless they are loaded.
 
         Returns:
@@ -112,21 +123,21 @@ class Encoder:
         return self.backbone
 
     @property
-    def task(self):
+    def task(self) -> str:
         """The task of the calls that name none."""
         return self._task
 
     @task.setter
-    def task(self, task):
+    def task(self, task: str) -> None:
         check_choice("task", task, self.tasks)
         self._task = task
 
     @property
-    def multi_vector_dim(self):
+    def multi_vector_dim(self) -> int:
         """The dimensions of each row of a multi-vector."""
         return self.backbone.multi_vector_dim
 
-    def check_truncate_dim(self, truncate_dim):
+    def check_truncate_dim(self, truncate_dim: int | None) -> None:
         """Checks a number of dimensions to truncate single vectors to.
 
         Raises:
@@ -135,7 +146,14 @@ class Encoder:
         if truncate_dim is not None:
             check_choice("truncate_dim", truncate_dim, (*self.matryoshka_dims, None))
 
-    def encode_texts(self, texts, task=None, prompt_name="query", max_length=None, truncate_dim=None):
+    def encode_texts(
+        self,
+        texts: str | Iterable[str],
+        task: str | None = None,
+        prompt_name: str | None = "query",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+    ) -> Embeddings:
         """Encodes texts.
 
         Args:
@@ -168,7 +186,35 @@ class Encoder:
         keys = [(task, truncate_dim, one.ids.numpy().tobytes()) for one in tokens]
         return Embeddings(*self._cache.encode(keys, encode))
 
-    def encode_images(self, images, task=None, max_pixels=None, truncate_dim=None, tasks=None):
+    @overload
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        tasks: None = None,
+    ) -> Embeddings: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        *,
+        tasks: Sequence[str],
+    ) -> dict[str, Embeddings]: ...
+
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        tasks: Sequence[str] | None = None,
+    ) -> Embeddings | dict[str, Embeddings]:
         """Encodes images.
 
         Args:
@@ -192,14 +238,14 @@ class Encoder:
         self.check_truncate_dim(truncate_dim)
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
-        images = [images] if is_one_image(images) else images
+        sources = _as_list(images)
         embeddings = self._encode(
-            images,
+            sources,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
             chosen,
             truncate_dim,
             # A CPU has no time for it.
-            ahead=self.device.type != "cpu" and not all(isinstance(image, ResizedImage) for image in images),
+            ahead=self.device.type != "cpu" and not all(isinstance(source, ResizedImage) for source in sources),
         )
         return embeddings[0] if tasks is None else dict(zip(chosen, embeddings, strict=True))
 
@@ -287,6 +333,10 @@ class Encoder:
                 yield single, multi
 
         return fetch
+
+
+def _as_list(images):
+    return [images] if is_one_image(images) else list(images)
 
 
 def _pooled(batch):

@@ -11,6 +11,7 @@ import os
 import torch
 
 from .attention import Packing
+from .decoder import Decoder
 from .devices import to_device
 
 CUDA_GRAPHS = "JINA_V4_CUDA_GRAPHS"
@@ -23,7 +24,7 @@ _TEXTS = 8
 _KEPT = 12
 
 
-def wants_graphs():
+def wants_graphs() -> bool:
     """Whether the person switched graphs on."""
     return os.environ.get(CUDA_GRAPHS, "") not in ("", "0")
 
@@ -35,12 +36,12 @@ class GraphedDecoder:
         decoder: the :class:`engine.decoder.Decoder`
     """
 
-    def __init__(self, decoder):
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._graphs = collections.OrderedDict()
+        self._graphs: collections.OrderedDict[tuple[int, ...], _Graph] = collections.OrderedDict()
 
     @staticmethod
-    def takes(packing):
+    def takes(packing: Packing) -> bool:
         """Whether a pack is small enough.
 
         Args:
@@ -48,7 +49,9 @@ class GraphedDecoder:
         """
         return sum(packing.lengths) <= _SIZES[-1] and len(packing.lengths) < _TEXTS
 
-    def __call__(self, embedded, positions, packing):
+    def __call__(
+        self, embedded: torch.Tensor, positions: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs the decoder. Arguments and results are its own."""
         count = sum(packing.lengths)
         size = next(size for size in _SIZES if size >= count)

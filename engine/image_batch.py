@@ -2,8 +2,10 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -28,12 +30,14 @@ class ImageBatch(list):
     writing, where it notices neither that its parent is gone nor that another worker was killed.
     """
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable, tuple]:
         images = [item for item in self if isinstance(item, ResizedImage)]
-        pixels = torch.cat([image.pixels.flatten() for image in images]) if images else None
-        if images and not _fits_into_shared_memory(pixels.numel()):
-            # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
-            pixels = pixels.numpy()
+        pixels: torch.Tensor | np.ndarray | None = None
+        if images:
+            pixels = torch.cat([image.pixels.flatten() for image in images])
+            if not _fits_into_shared_memory(pixels.numel()):
+                # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
+                pixels = pixels.numpy()
         sizes = [tuple(image.pixels.shape) for image in images]
         others = [image.name if isinstance(image, ResizedImage) else _Other(image) for image in self]
         return _unpack_batch, (pixels, sizes, others)

@@ -2,9 +2,11 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .downloads import download, escape, is_url, readable
 
@@ -22,11 +24,11 @@ URLS_VARIABLE = "JINA_V4_ALLOW_URLS"
 class ImageError(ValueError):
     """An image that cannot be embedded. The message names the image and the reason, on one line."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(escape(message))
 
 
-def check_dataset_path(path):
+def check_dataset_path(path: str) -> str:
     """Checks that what a dataset gives as the path of an image may be read.
 
     Who passes a URL asks for its download. A dataset may come from others, and must not have this machine ask for any.
@@ -49,7 +51,7 @@ def check_dataset_path(path):
     return path
 
 
-def check_area(image):
+def check_area(image: Image.Image) -> None:
     """Checks the size that an image file claims.
 
     Raises:
@@ -63,14 +65,14 @@ def check_area(image):
 
 
 @contextmanager
-def open_image_file(file):
+def open_image_file(file: str | os.PathLike | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file of one of the :data:`FORMATS`, as a context.
 
     Args:
         file: the path of a regular file, an http(s) URL, or a binary file object
 
     Yields:
-        a :class:`PIL.Image.Image`, whose pixels are not yet read
+        a :class:`PIL.ImageFile.ImageFile`, whose pixels are not yet read
 
     Raises:
         OSError: if there is no such file, or it cannot be downloaded

@@ -1,6 +1,7 @@
 """Images of any form -> Pillow images in RGB, upright, as people see them."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from .downloads import readable
 from .image_files import ImageError, check_area, open_image_file
 
+Loadable = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
 
-def load_image(source):
+
+def load_image(source: Loadable) -> Image.Image:
     """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
 
     Of 16-bit grays, the high byte is taken. Other pixels of more than 8 bits have no agreed range, and are refused.
@@ -31,22 +34,23 @@ def load_image(source):
         return image.copy() if image is source else image
 
 
-def describe(source):
+def describe(source: object) -> str:
     """Names an image in a message: its path or URL where it has one, else its type and shape.
 
     Control characters are escaped, and a URL is shown without its user, its password and the values of its query.
     """
     if isinstance(source, (str, os.PathLike)):
         return readable(os.fsdecode(source))
-    if getattr(source, "filename", None):
-        return readable(str(source.filename))
+    filename = getattr(source, "filename", None)
+    if filename:
+        return readable(str(filename))
 
     size = getattr(source, "shape", None) or getattr(source, "size", None)
     return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
 
 
 @contextmanager
-def errors_about(source):
+def errors_about(source: object) -> Iterator[None]:
     try:
         yield
     except ImageError:
@@ -56,7 +60,7 @@ def errors_about(source):
         raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
 
 
-def load_upright(source):
+def load_upright(source: Loadable) -> Image.Image:
     """Loads an image in its own mode, which may be the caller's own image."""
     if isinstance(source, (str, os.PathLike)):
         with open_image_file(source) as image:
@@ -83,7 +87,7 @@ def _upright(image):
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def as_rgb(image):
+def as_rgb(image: Image.Image) -> Image.Image:
     """Converts an image to RGB, if that is not its mode."""
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")

@@ -18,10 +18,12 @@ from .arguments import check_integer
 from .checkpoint import CheckpointError, read_config, read_settings
 from .image_batch import ResizedImage
 from .image_files import ImageError, open_image_file
-from .image_loading import as_rgb, describe, errors_about, load_upright
+from .image_loading import Loadable, as_rgb, describe, errors_about, load_upright
 from .schema import IMAGES
 
 MAX_ASPECT_RATIO = 200
+
+ImageSource = Loadable | ResizedImage
 
 _STRIP_PIXELS = 1 << 20
 
@@ -35,11 +37,11 @@ class ImageSettings:
     temporal_patch_size: int
     min_pixels: int
     max_pixels: int
-    mean: tuple
-    std: tuple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @classmethod
-    def from_checkpoint(cls, directory):
+    def from_checkpoint(cls, directory: str | os.PathLike) -> "ImageSettings":
         """Reads the settings of a checkpoint.
 
         Args:
@@ -80,11 +82,11 @@ class ImageSettings:
         return settings
 
     @property
-    def token_size(self):
+    def token_size(self) -> int:
         """The side of the square that one visual token covers, in pixels of the resized image."""
         return self.patch_size * self.merge_size
 
-    def check_max_pixels(self, max_pixels):
+    def check_max_pixels(self, max_pixels: int | None) -> int:
         """Checks a limit on the resized image's area.
 
         Args:
@@ -103,7 +105,7 @@ class ImageSettings:
         return int(max_pixels)
 
 
-def is_one_image(value):
+def is_one_image(value: object) -> bool:
     """Tells an image, of any kind that :func:`resize_image` takes, from a sequence of images."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim <= 3
@@ -111,7 +113,7 @@ def is_one_image(value):
     return isinstance(value, (str, os.PathLike, Image.Image, ResizedImage))
 
 
-def resized_size(height, width, settings, max_pixels):
+def resized_size(height: int, width: int, settings: ImageSettings, max_pixels: int) -> tuple[int, int]:
     """Computes the size at which the model sees an image.
 
     Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as that allows, and the
@@ -139,18 +141,18 @@ def resized_size(height, width, settings, max_pixels):
         )
 
     side = settings.token_size
-    resized = round(height / side) * side, round(width / side) * side
-    if resized[0] * resized[1] > max_pixels:
+    new_height, new_width = round(height / side) * side, round(width / side) * side
+    if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        resized = tuple(max(side, math.floor(x / shrink / side) * side) for x in (height, width))
-    elif resized[0] * resized[1] < settings.min_pixels:
+        new_height, new_width = (max(side, math.floor(x / shrink / side) * side) for x in (height, width))
+    elif new_height * new_width < settings.min_pixels:
         grow = math.sqrt(settings.min_pixels / (height * width))
-        resized = tuple(math.ceil(x * grow / side) * side for x in (height, width))
+        new_height, new_width = (math.ceil(x * grow / side) * side for x in (height, width))
 
-    return resized
+    return new_height, new_width
 
 
-def grid_of_file(path, settings, max_pixels=None):
+def grid_of_file(path: str | os.PathLike, settings: ImageSettings, max_pixels: int | None = None) -> tuple[int, int]:
     """Computes how the visual tokens of an image lie on it, without reading its pixels.
 
     Args:
@@ -172,7 +174,7 @@ def grid_of_file(path, settings, max_pixels=None):
     return height // settings.token_size, width // settings.token_size
 
 
-def resize_image(source, settings, max_pixels=None):
+def resize_image(source: ImageSource, settings: ImageSettings, max_pixels: int | None = None) -> ResizedImage:
     """Loads an image and resizes it to the model's grid.
 
     The resize is bicubic and antialiased, on uint8, on the CPU: bit by bit what torchvision's resize gives.
@@ -228,7 +230,7 @@ def _interpolate(pixels, height, width):
     return torch.nn.functional.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
 
 
-def patchify(pixels, settings):
+def patchify(pixels: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     """Cuts an image into the patches that the vision tower reads.
 
     Args:

@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import platform
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
@@ -24,12 +25,12 @@ _BFLOAT16_ISAS = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
 logger = logging.getLogger(__name__)
 
 
-def plain_only():
+def plain_only() -> bool:
     """Whether the fast operators are switched off."""
     return os.environ.get(PLAIN, "") not in ("", "0")
 
 
-def packs(dtype):
+def packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN's products of prepacked weights are there and right on this CPU.
 
     Args:
@@ -54,17 +55,17 @@ def _packs(dtype):
         return _is_absent("oneDNN's prepacked product", error)
 
 
-def pack(weight):
+def pack(weight: torch.Tensor) -> torch.Tensor:
     """Lays weights ``(outputs, inputs)`` out in the order in which oneDNN's kernels for this CPU read them."""
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
 
-def packed_linear(inputs, packed, bias=None):
+def packed_linear(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Computes a linear layer whose weights :func:`pack` laid out."""
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
 
 
-def fuses(device):
+def fuses(device: torch.device) -> bool:
     """Whether :mod:`engine.triton_kernels` are there and right on a device, which is a GPU.
 
     Triton compiles them when they are first called, for which it needs a C compiler.
@@ -125,7 +126,7 @@ def _attends_in_windows(device):
 
 
 @functools.cache
-def causal_stages(device):
+def causal_stages(device: torch.device) -> int:
     """Finds out how many blocks of keys and values a GPU's shared memory holds beside each other.
 
     Args:
@@ -142,7 +143,7 @@ def causal_stages(device):
     exact = _attention(vectors, 2, angles, [slice(70), slice(70, 140)], is_causal=True)
     vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
     vectors[:, 16:18] = torch.cat(_turn(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
-    reason = "it is wrong"
+    reason: object = "it is wrong"
     for stages in (3, 2, 1):
         out = torch.empty(140, 16 * 128, dtype=torch.float16, device=device)
         try:
@@ -207,7 +208,7 @@ def _is_absent(name, error):
     return False
 
 
-def int8_product():
+def int8_product() -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], int]:
     """Chooses how this CPU multiplies 8-bit integers.
 
     Returns:
@@ -251,7 +252,7 @@ def _plain_int8_product(inputs, weight):
 
 
 @functools.cache
-def multiplies_bfloat16():
+def multiplies_bfloat16() -> bool:
     """Whether this CPU has units for bfloat16, and torch's attention and products in it are right here.
 
     They are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs compute bfloat16 by way of
@@ -270,6 +271,7 @@ def multiplies_bfloat16():
     except RuntimeError:  # eg with ATEN_CPU_CAPABILITY=avx2
         return False
 
-    exact = scaled_dot_product_attention(*[query.double()] * 3, is_causal=True)
+    wide = query.double()
+    exact = scaled_dot_product_attention(wide, wide, wide, is_causal=True)
     # Each value is a mean of others, whose weights and result are rounded.
     return bool(((found.double() - exact).abs() <= 4 * torch.finfo(torch.bfloat16).eps * query.abs().max()).all())

@@ -1,6 +1,10 @@
 """Linear layers, each in the form in which the processor at hand computes it fastest."""
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import torch
+from torch import nn
 from torch.nn.functional import linear
 
 from .kernels import int8_product, pack, packed_linear, packs
@@ -9,7 +13,9 @@ from .kernels import int8_product, pack, packed_linear, packs
 _ROWS = 1024
 
 
-def make_linear(weight, bias=None, int8=False):
+def make_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Makes a linear layer.
 
     Args:
@@ -30,10 +36,10 @@ def make_linear(weight, bias=None, int8=False):
 class PlainLinear:
     """A linear layer as it is."""
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return linear(inputs, self._weight, self._bias)
 
 
@@ -44,10 +50,10 @@ class PackedLinear:
     The operators are those to which torch's own compiler lowers the layers of a frozen model.
     """
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = pack(weight), bias
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return packed_linear(inputs, self._weight, self._bias)
 
 
@@ -62,7 +68,7 @@ class Int8Linear:
         bias (None): a tensor ``(outputs,)``
     """
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._product, largest = int8_product()
         weight = weight.float()
         scale = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
@@ -71,7 +77,7 @@ class Int8Linear:
         self._scale = scale
         self._bias = None if bias is None else bias.float()
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Multiplies.
 
         Args:
@@ -90,7 +96,7 @@ class Int8Linear:
         return outputs
 
 
-def take_weights(layers):
+def take_weights(layers: Sequence[nn.Linear | nn.Conv3d]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Takes the weights out of layers that share their input, so that they are held once, wherever they go.
 
     Args:
@@ -100,7 +106,7 @@ def take_weights(layers):
         the weights, a tensor ``(sum of the layers' outputs, inputs)``, and the biases, or ``None``
     """
     weights, biases = [layer.weight.data for layer in layers], [layer.bias for layer in layers]
-    bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
+    bias = None if biases[0] is None else torch.cat([cast(torch.Tensor, bias).data for bias in biases])
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     for layer in layers:
         layer.weight.data = layer.weight.data.new_empty(0)

@@ -5,8 +5,11 @@ not at all.
 """
 
 import contextlib
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -22,8 +25,11 @@ from .checkpoint import (
     read_settings,
     weight_shards,
 )
-from .safetensors_files import check_shapes, open_safetensors, read_shapes
+from .safetensors_files import Shape, check_shapes, open_safetensors, read_shapes
 from .schema import ADAPTER, CONFIG, rope_parameters
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _PROJECTOR = "multi_vector_projector."
 
@@ -39,7 +45,7 @@ _LAYERS = (
 )
 
 
-def load_backbone(directory, device, dtype):
+def load_backbone(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> Backbone:
     """Loads a checkpoint to embed with.
 
     Args:
@@ -58,7 +64,7 @@ def load_backbone(directory, device, dtype):
     return Backbone(load_network(directory, device, torch.bfloat16 if int8 else dtype), int8)
 
 
-def load_network(directory, device, dtype):
+def load_network(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> "PeftModel":
     """Loads a checkpoint to train it, or to run it as transformers and PEFT do.
 
     Args:
@@ -86,13 +92,14 @@ def load_network(directory, device, dtype):
     rope = rope_parameters(raw["text_config"])
     text |= {"bos_token_id": None, "eos_token_id": None}
     text["rope_parameters"] = {"rope_type": "default"} | {key: rope[key] for key in ("rope_theta", "mrope_section")}
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=raw["image_token_id"],
-        video_token_id=raw["video_token_id"],
-        attn_implementation="sdpa",
-    )
+    settings: dict[str, Any] = {
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": raw["image_token_id"],
+        "video_token_id": raw["video_token_id"],
+        "attn_implementation": "sdpa",
+    }
+    config = Qwen2_5_VLConfig(**settings)
 
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
@@ -178,7 +185,9 @@ def _load_projector(shards, device, dtype):
     return projector
 
 
-def add_adapters(network, directory, tasks, prefix=""):
+def add_adapters(
+    network: "PeftModel | Towers", directory: str | os.PathLike, tasks: Iterable[str], prefix: str = ""
+) -> "PeftModel":
     """Adds LoRA adapters to a network.
 
     One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``.
@@ -208,9 +217,8 @@ def add_adapters(network, directory, tasks, prefix=""):
                 "not belong together"
             )
 
-    expected_in_file = {}
-
-    towers = network.base_model.model if isinstance(network, PeftModel) else network
+    expected_in_file: dict[str, Shape] = {}
+    towers = cast(Towers, network.base_model.model) if isinstance(network, PeftModel) else network
     modules = _adapted_modules(towers, settings["target_modules"], Path(directory) / ADAPTER_CONFIG)
     device, dtype = towers.model.device, towers.model.dtype
     with open_safetensors(path, str(device)) as file:
@@ -243,7 +251,7 @@ def add_adapters(network, directory, tasks, prefix=""):
     for name, parameter in network.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(device, dtype)
-    return network
+    return cast(PeftModel, network)
 
 
 def _adapted_modules(towers, targets, path):
@@ -266,7 +274,7 @@ def _adapted_modules(towers, targets, path):
     return [name for name in names if name.rpartition(".")[2] in targets]
 
 
-def adapter_tasks(directory):
+def adapter_tasks(directory: str | os.PathLike) -> list[str]:
     """Returns the names of the tasks that a directory of adapters holds an adapter for.
 
     Raises:

@@ -2,14 +2,21 @@
 
 import concurrent.futures
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
 # More threads than these win nothing: what they prepare in 16 ms is a page, the time that a fast GPU takes for one.
 _THREADS = 8
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-def windows(function, items, size, ahead=False):
+
+def windows(
+    function: Callable[[Item], Result], items: Sequence[Item], size: int, ahead: bool = False
+) -> Iterator[tuple[int, list[Result]]]:
     """Applies a function to each of many items.
 
     Args:
@@ -35,7 +42,8 @@ def windows(function, items, size, ahead=False):
         min(_THREADS, os.cpu_count() or 1), "jina-v4-images", initializer=torch.set_num_threads, initargs=(1,)
     )
     try:
-        waiting, start = [], 0
+        waiting: list[concurrent.futures.Future[Result]] = []
+        start = 0
         for stop in _stops(len(items), size):
             following = [pool.submit(function, item) for item in items[start:stop]]
             if waiting:

@@ -1,6 +1,8 @@
 """What to do when a batch does not fit into memory: half of it at a time."""
 
 import gc
+from collections.abc import Callable, Sequence, Sized
+from typing import TypeVar
 
 import torch
 
@@ -17,7 +19,15 @@ _SIGNS = (
 )
 
 
-def in_halves(function, inputs, failed=None):
+Input = TypeVar("Input", bound=Sized)
+Result = TypeVar("Result")
+
+
+def in_halves(
+    function: Callable[[Sequence[Input]], list[Result]],
+    inputs: Sequence[Input],
+    failed: Callable[[Sequence[Input]], None] | None = None,
+) -> list[Result]:
     """Calls a function with a batch; where memory does not suffice, with its halves, and so on.
 
     Args:

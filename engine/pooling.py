@@ -3,8 +3,11 @@
 Every vector that leaves this file is float32 and of length 1 (L2), whatever precision the model runs in.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.nn.functional import normalize
 
 from .devices import exact_float32, to_device
@@ -12,7 +15,7 @@ from .devices import exact_float32, to_device
 POOLING_STRATEGIES = ("mean", "max")
 
 
-def single_vectors(hidden_states, pooled):
+def single_vectors(hidden_states: torch.Tensor, pooled: Sequence[slice]) -> torch.Tensor:
     """Pools each input's hidden states into its single vector (arXiv 2506.18902, section 4.2).
 
     Args:
@@ -31,7 +34,7 @@ def single_vectors(hidden_states, pooled):
         return normalize(summed @ hidden_states.float(), dim=-1)
 
 
-def multi_vectors(projected):
+def multi_vectors(projected: torch.Tensor) -> torch.Tensor:
     """Normalises projected tokens, the rows of multi-vectors.
 
     Args:
@@ -43,7 +46,7 @@ def multi_vectors(projected):
     return normalize(projected.float(), dim=-1)
 
 
-def unit(vectors):
+def unit(vectors: ArrayLike) -> np.ndarray:
     """Scales vectors that are arrays already to length 1.
 
     Args:
@@ -56,7 +59,7 @@ def unit(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def truncate(vectors, dim):
+def truncate(vectors: torch.Tensor, dim: int | None) -> torch.Tensor:
     """Keeps the first dimensions of Matryoshka vectors (arXiv 2205.13147).
 
     Args:
@@ -69,7 +72,7 @@ def truncate(vectors, dim):
     return vectors if dim is None else normalize(vectors[..., :dim], dim=-1)
 
 
-def pool_multi_vectors(multi_vectors, strategy, dim=128):
+def pool_multi_vectors(multi_vectors: Sequence[np.ndarray], strategy: str, dim: int = 128) -> np.ndarray:
     """Pools each multi-vector into one vector.
 
     Args:

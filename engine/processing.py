@@ -7,13 +7,16 @@ The contract that the rest of the engine relies on:
 - positions have three axes (time, height, width) that are equal in text and follow the grid in an image.
 """
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .arguments import check_choice, check_integer
 from .checkpoint import CheckpointError, read_config
-from .images import ImageSettings, ResizedImage
+from .image_batch import ResizedImage
+from .images import ImageSettings
 
 PROMPT_NAMES = ("query", "passage")
 MAX_LENGTH = 32768
@@ -39,7 +42,7 @@ class Tokens:
     own: slice
     image: ResizedImage | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
 
@@ -50,7 +53,7 @@ class Processor:
         directory: the checkpoint's directory
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike) -> None:
         from transformers import Qwen2Tokenizer
 
         config = read_config(directory)
@@ -82,11 +85,13 @@ class Processor:
 
         self._prefix_lengths = {prefix: len(self.ids(prefix)) for prefix in ("Query:", "Passage:")}
 
-    def ids(self, text, **options):
+    def ids(self, text: str, **options: Any) -> torch.Tensor:
         """Returns the ids of a text's tokens, as it stands, without a prefix: an int64 tensor ``(length,)``."""
         return torch.tensor(self._tokenizer(text, **options)["input_ids"], dtype=torch.long)
 
-    def text_tokens(self, text, task, prompt_name="query", max_length=None):
+    def text_tokens(
+        self, text: str, task: str, prompt_name: str | None = "query", max_length: int | None = None
+    ) -> Tokens:
         """Tokenizes a text.
 
         Args:
@@ -115,7 +120,7 @@ class Processor:
         own = slice(min(self._prefix_lengths[prefix], len(ids)), len(ids))
         return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)), own)
 
-    def token_texts(self, tokens):
+    def token_texts(self, tokens: Tokens) -> list[str]:
         """Returns what each of a text's own tokens says, a list of strings.
 
         A character that is spelled in several tokens is told by none of them: each has a replacement character.
@@ -125,7 +130,7 @@ class Processor:
         """
         return [self._tokenizer.decode([token]) for token in tokens.ids[tokens.own].tolist()]
 
-    def grid(self, image):
+    def grid(self, image: ResizedImage) -> tuple[int, int]:
         """Returns how an image's visual tokens lie on it, as a ``(rows, columns)`` tuple.
 
         They are in the order of reading: the first row from left to right, then the next.
@@ -137,11 +142,11 @@ class Processor:
         return height // self.image_settings.token_size, width // self.image_settings.token_size
 
     @property
-    def tokens_around_image(self):
+    def tokens_around_image(self) -> tuple[int, int]:
         """The numbers of tokens of the image prompt before an image's visual tokens, and after them."""
         return len(self._before_image), len(self._after_image)
 
-    def image_tokens(self, image):
+    def image_tokens(self, image: ResizedImage) -> Tokens:
         """Lays an image's visual tokens into the model's image prompt.
 
         Args:

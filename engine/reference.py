@@ -3,7 +3,13 @@
 Inputs run one at a time, with transformers' tokenizer and image processor.
 """
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from .checkpoint import read_config
@@ -15,7 +21,7 @@ _IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{}<|vision_end|>Describe the 
 class Reference:
     """The weights as transformers and PEFT run them, in float32."""
 
-    def __init__(self, directory, device, settings):
+    def __init__(self, directory: str | os.PathLike, device: torch.device, settings: Mapping[str, Any]) -> None:
         from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor
 
         self._device = device
@@ -28,7 +34,9 @@ class Reference:
         self._towers = self._network.base_model.model
 
     @torch.inference_mode()
-    def embed(self, texts, images):
+    def embed(
+        self, texts: Mapping[str, tuple[str, str]], images: Mapping[str, Image.Image]
+    ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
         """Embeds texts and images for all tasks.
 
         Returns:

@@ -1,12 +1,21 @@
 """The tensors of safetensors files: opened, and compared with what a network needs before they are read."""
 
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 from .checkpoint import CheckpointError
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
+Shape = tuple[int, ...]
 
 # What weights are stored as. Integers would be loaded as if they were the weights themselves.
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
 
-def open_safetensors(path, device="cpu"):
+def open_safetensors(path: str | os.PathLike, device: str = "cpu") -> "safe_open":
     """Opens a safetensors file. Its header is read, and its length checked against it.
 
     Args:
@@ -29,7 +38,7 @@ def open_safetensors(path, device="cpu"):
         ) from error
 
 
-def read_shapes(path):
+def read_shapes(path: str | os.PathLike) -> dict[str, Shape]:
     """Reads the names and shapes of a safetensors file's tensors, without reading the tensors.
 
     Args:
@@ -54,7 +63,11 @@ def read_shapes(path):
     return shapes
 
 
-def check_shapes(found, expected, source):
+def check_shapes(
+    found: Mapping[str, Shape],
+    expected: Mapping[str, Shape],
+    source: str | os.PathLike | Callable[[str], str | os.PathLike],
+) -> None:
     """Checks that a file, or a set of files, holds exactly the tensors that a module needs.
 
     Args:

@@ -6,9 +6,14 @@ returns ``None`` where the value is right. A key whose check is marked by :func:
 
 import numbers
 import re
+from collections.abc import Callable
+from typing import Any
+
+Check = Callable[[Any], str | None]
+Schema = dict[str, Any]
 
 
-def integer(minimum, maximum=10**12):
+def integer(minimum: int, maximum: int = 10**12) -> Check:
     """An integer in a range."""
 
     def check(value):
@@ -19,7 +24,7 @@ def integer(minimum, maximum=10**12):
     return check
 
 
-def number(minimum, maximum):
+def number(minimum: float, maximum: float) -> Check:
     """A number in a range, which NaN is not."""
 
     def check(value):
@@ -30,7 +35,7 @@ def number(minimum, maximum):
     return check
 
 
-def list_of(item, length=None):
+def list_of(item: Check, length: int | None = None) -> Check:
     """A list that is not empty, of items that each pass a check, and, where ``length`` is given, of as many."""
 
     def check(value):
@@ -41,7 +46,7 @@ def list_of(item, length=None):
     return check
 
 
-def one_of(*choices):
+def one_of(*choices: Any) -> Check:
     """One of a few values, of the same type."""
 
     def check(value):
@@ -52,27 +57,30 @@ def one_of(*choices):
     return check
 
 
-def present(value):
+def present(value: Any) -> str | None:
     """Anything."""
     return None
 
 
-def name(value):
+def name(value: Any) -> str | None:
     """A name of letters, digits, underscores and hyphens."""
     return None if isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) else "a name"
 
 
-def optional(check):
+def optional(check: Check) -> Check:
     """The same check, of a key that may be absent or ``null``."""
-
-    def check_if_given(value):
-        return None if value is None else check(value)
-
-    check_if_given.is_optional = True
-    return check_if_given
+    return _Optional(check)
 
 
-def find_problem(values, schema, where=""):
+class _Optional:
+    def __init__(self, check):
+        self._check = check
+
+    def __call__(self, value):
+        return None if value is None else self._check(value)
+
+
+def find_problem(values: Any, schema: Schema, where: str = "") -> str | None:
     """Compares a JSON object with a schema.
 
     Args:
@@ -88,7 +96,7 @@ def find_problem(values, schema, where=""):
 
     for key, check in schema.items():
         if key not in values:
-            if not getattr(check, "is_optional", False):
+            if not isinstance(check, _Optional):
                 return f"lacks {where + key!r}"
         elif isinstance(check, dict):
             problem = find_problem(values[key], check, f"{where}{key}.")
@@ -110,7 +118,7 @@ def _show(value):
 _SIZE = integer(1, 10**9)
 
 # What describes the network.
-CONFIG = {
+CONFIG: Schema = {
     "text_config": {
         "hidden_size": _SIZE,
         "intermediate_size": _SIZE,
@@ -143,7 +151,7 @@ CONFIG = {
 }
 
 # How positions turn vectors. In ``text_config``, it has this layout since transformers 5, and an older one before.
-ROPE = {
+ROPE: Schema = {
     "rope_theta": number(1, 1e12),
     "mrope_section": list_of(integer(1, 10**6), length=3),
     "rope_type": optional(one_of("default", "mrope")),
@@ -152,7 +160,7 @@ ROPE = {
 
 _EMPTY = one_of({}, [], False, "none")
 
-ADAPTER = {
+ADAPTER: Schema = {
     "r": integer(1, 10**6),
     "lora_alpha": number(1e-6, 1e9),
     "target_modules": present,
@@ -169,7 +177,7 @@ ADAPTER = {
     "modules_to_save": optional(_EMPTY),
 }
 
-IMAGES = {
+IMAGES: Schema = {
     "patch_size": integer(1, 1024),
     "merge_size": integer(1, 64),
     "temporal_patch_size": integer(1, 64),
@@ -180,7 +188,7 @@ IMAGES = {
 }
 
 
-def find_config_problem(config):
+def find_config_problem(config: Any) -> str | None:
     """Checks the decoded ``config.json``, each value and then how they fit together.
 
     Returns:
@@ -223,7 +231,7 @@ def find_config_problem(config):
     return next((f"contradicts itself: {problem}" for problem, is_right in fits.items() if not is_right), None)
 
 
-def rope_parameters(text_config):
+def rope_parameters(text_config: dict[str, Any]) -> Any:
     """Returns the rotary settings of a ``text_config`` of either layout, as one dict."""
     settings = text_config.get("rope_parameters") or text_config.get("rope_scaling")
     if not isinstance(settings, dict):

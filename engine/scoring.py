@@ -6,6 +6,9 @@ adds a non-negative share; divided by the number of class tokens it is the mean 
 name's length wins nothing.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from .memory import in_halves
@@ -21,16 +24,16 @@ class TokenSet:
         device ("cpu"): where to score
     """
 
-    def __init__(self, multi_vectors, device="cpu"):
+    def __init__(self, multi_vectors: Sequence[np.ndarray], device: str | torch.device = "cpu") -> None:
         self.lengths = torch.tensor([len(vectors) for vectors in multi_vectors], device=device)
         self.owner = torch.repeat_interleave(torch.arange(len(multi_vectors), device=device), self.lengths)
         self.vectors = torch.cat([torch.as_tensor(vectors) for vectors in multi_vectors]).to(device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
 
-def maxsim(images, classes, normalize=True):
+def maxsim(images: Sequence[np.ndarray], classes: TokenSet, normalize: bool = True) -> torch.Tensor:
     """Scores images against classes by late interaction.
 
     Args:
@@ -61,7 +64,7 @@ def _sums_of_maxima(images, classes):
     return scores
 
 
-def class_logits(scores, temperature):
+def class_logits(scores: torch.Tensor, temperature: float) -> torch.Tensor:
     """Turns scores into logits whose softmax is safe to compute without further care.
 
     Args:

@@ -1,17 +1,21 @@
 """One backbone per checkpoint, device and precision in a process, however many encoders use it."""
 
+import os
 import threading
 import weakref
 from pathlib import Path
 
+import torch
+
+from .backbone import Backbone
 from .checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .loading import adapter_tasks, add_adapters, load_backbone
 
-_SHARED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+_SHARED: weakref.WeakValueDictionary[tuple[str, str, torch.dtype], Backbone] = weakref.WeakValueDictionary()
 _SHARED_LOCK = threading.Lock()
 
 
-def shared_backbone(directory, device, dtype):
+def shared_backbone(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> Backbone:
     """Returns the process's one copy of a checkpoint on a device, loading it if no instance holds it.
 
     The copy is freed when the last instance that holds it goes.
@@ -33,7 +37,7 @@ def shared_backbone(directory, device, dtype):
         return backbone
 
 
-def shared_adapters(backbone, directory):
+def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "AdapterNames":
     """Adds adapters of one's own to a backbone, unless it holds them already.
 
     The base weights are not copied. A file that was written anew since is another one. Adapters that nobody holds any
@@ -72,7 +76,7 @@ def shared_adapters(backbone, directory):
         return names
 
 
-class AdapterNames(dict):
+class AdapterNames(dict[str, str]):
     """The names of adapters in a backbone, by task. A dict that can be referred to weakly."""
 
 

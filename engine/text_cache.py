@@ -2,6 +2,7 @@
 
 import collections
 import threading
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -14,12 +15,14 @@ class TextCache:
         tokens (64): the length from which on a text is not kept. A full cache takes some 40 MB
     """
 
-    def __init__(self, size=1000, tokens=64):
+    def __init__(self, size: int = 1000, tokens: int = 64) -> None:
         self._size, self._tokens = size, tokens
-        self._kept = collections.OrderedDict()
+        self._kept: collections.OrderedDict[Hashable, tuple[np.ndarray, np.ndarray]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def encode(self, keys, encode):
+    def encode(
+        self, keys: Sequence[Hashable], encode: Callable[[list[int]], tuple[np.ndarray, list[np.ndarray]]]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Encodes texts, those alone that are not kept.
 
         Args:

@@ -4,9 +4,14 @@ Triton comes with torch's builds for GPUs. Its interpreter (``TRITON_INTERPRET=1
 """
 
 import math
+from typing import TYPE_CHECKING
 
+import torch
 import triton
 from triton import language as tl
+
+if TYPE_CHECKING:
+    from .attention import Packing
 
 # Columns that one program of the product of gate and up computes.
 _COLUMNS = 4096
@@ -15,7 +20,9 @@ _COLUMNS = 4096
 LONGEST_WINDOW = 64
 
 
-def add_norm(residual, added, weight, epsilon, out):
+def add_norm(
+    residual: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float, out: torch.Tensor
+) -> None:
     """``residual += added``, unless that is ``None``, and ``out = rms_norm(residual) * weight``."""
     rows, width = residual.shape
     _add_norm[(rows,)](
@@ -34,7 +41,7 @@ def add_norm(residual, added, weight, epsilon, out):
     )
 
 
-def rotate(vectors, cos, sin):
+def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Turns the heads of ``vectors``, which is overwritten."""
     tokens, heads, head_dim = vectors.shape
     half = head_dim // 2
@@ -53,7 +60,9 @@ def rotate(vectors, cos, sin):
     )
 
 
-def attend_in_windows(vectors, cos, sin, offsets, out):
+def attend_in_windows(
+    vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, offsets: torch.Tensor, out: torch.Tensor
+) -> None:
     """Turns the queries and keys of short sequences, and lets each attend to itself.
 
     Args:
@@ -83,12 +92,20 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
     )
 
 
-def attends_causally(head_dim):
+def attends_causally(head_dim: int) -> bool:
     """Whether :func:`attend_causally` takes heads of a size: tensor cores multiply halves of at least 16."""
     return head_dim >= 32 and head_dim & (head_dim - 1) == 0
 
 
-def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
+def attend_causally(
+    vectors: torch.Tensor,
+    key_heads: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    packing: "Packing",
+    out: torch.Tensor,
+    stages: int,
+) -> None:
     """Turns queries, and lets each token attend to those before it in its sequence, and to itself.
 
     Args:
@@ -124,7 +141,7 @@ def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
     )
 
 
-def silu_mul(gate_up, out):
+def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
     """``out = silu(gate) * up``."""
     rows, width = out.shape
     _silu_mul[(rows, triton.cdiv(width, _COLUMNS))](

@@ -10,9 +10,11 @@ tokenizer and image processor. It shares with the engine only how files are foun
 
 import argparse
 import gc
+import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,13 +99,18 @@ class Row:
     token: float
     worst: str
 
-    def is_within(self, bounds):
+    def is_within(self, bounds: Bounds) -> bool:
         # Written so that NaN is not.
         is_near = self.difference <= bounds.difference and self.multi_difference <= bounds.multi_difference
         return is_near and all(getattr(self, name) >= getattr(bounds, name) for name in ("single", "multi", "token"))
 
 
-def verify(checkpoint, device=None, precision="auto", reference_device=None):
+def verify(
+    checkpoint: str | os.PathLike,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    reference_device: str | torch.device | None = None,
+) -> tuple[list[Row], torch.dtype, tuple[float, float]]:
     """Compares the engine with the reference.
 
     The two are loaded one after the other, and never held at once.
@@ -203,7 +210,7 @@ def _draw_images(max_pixels):
     return images
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the check as a command.
 
     Returns:

@@ -6,15 +6,21 @@ patches are laid out window after window, an image's windows by their size, and 
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 from torch.nn.functional import gelu, pad
 
 from .attention import Packing, rotate_and_attend
 from .devices import residual_dtype, to_device
 from .elementwise import Residual, silu_mul
 from .linear import make_linear, take_weights
+
+if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 # The base of the angles that tell a patch's row and column. It is the architecture's; no checkpoint states it.
 _ROPE_THETA = 10000
@@ -57,22 +63,23 @@ class VisionTower:
         int8 (False): whether to round the layers' weights to 8 bits
     """
 
-    def __init__(self, tower, int8=False):
+    def __init__(self, tower: "Qwen2_5_VisionTransformerPretrainedModel", int8: bool = False) -> None:
         self._merge = tower.spatial_merge_size
-        self._window = tower.window_size // self._merge // tower.patch_size
+        self._window = tower.window_size // self._merge // cast(int, tower.patch_size)
         self._head_dim = tower.config.hidden_size // tower.config.num_heads
         self.dtype = torch.float32 if int8 else tower.patch_embed.proj.weight.dtype
 
         # A convolution whose kernel covers its input is a product.
-        weight, _ = take_weights([tower.patch_embed.proj])
+        weight, _ = take_weights([cast(nn.Conv3d, tower.patch_embed.proj)])
         self._patch_embed = make_linear(weight.flatten(1).to(self.dtype))
         self._blocks = [_Block(block, self._head_dim, self.dtype, int8) for block in tower.blocks]
         self._sees_all = set(tower.fullatt_block_indexes)
-        first, _, second = tower.merger.mlp
         self._merger_norm = tower.merger.ln_q
-        self._merger = [make_linear(*take_weights([layer]), int8) for layer in (first, second)]
+        self._merger = [
+            make_linear(*take_weights([layer]), int8) for layer in tower.merger.mlp if isinstance(layer, nn.Linear)
+        ]
 
-    def __call__(self, patches, grids):
+    def __call__(self, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Runs the tower.
 
         Args:
@@ -118,7 +125,7 @@ class _Block:
         weight, bias = take_weights([mlp.down_proj])
         self._down = make_linear(pad(weight, (0, more)), bias, int8)
 
-    def __call__(self, residual, cos, sin, packing):
+    def __call__(self, residual: Residual, cos: torch.Tensor, sin: torch.Tensor, packing: Packing) -> None:
         """Adds what the block has to say to the :class:`engine.elementwise.Residual`."""
         vectors = self._query_key_value(residual.norm(self._attention_norm, dtype=self._dtype))
         vectors = vectors.unflatten(-1, (-1, self._head_dim))
@@ -134,7 +141,7 @@ def _kept_pack(grids, merge, side, head_dim, device):
     return lay_out(grids, merge, side, head_dim, device)
 
 
-def lay_out(grids, merge, side, head_dim, device):
+def lay_out(grids: Sequence[tuple[int, int]], merge: int, side: int, head_dim: int, device: torch.device) -> Layout:
     """Plans the order of a pack of images.
 
     Args:
@@ -170,7 +177,7 @@ class _ImageLayout:
     order: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
-    windows: list
+    windows: list[int]
 
 
 def _lay_out_image(height, width, merge, side):
