@@ -34,12 +34,12 @@ class AdaptedLinear:
         self.inputs, self._outputs = bases[0].in_features, [base.out_features for base in bases]
         self._dtype = torch.float32 if int8 else bases[0].weight.dtype
         self._device = bases[0].weight.device
-        self._put(*take_weights(bases), int8)
+        self._set_weights(*take_weights(bases), int8)
 
     def _layers(self):
         return [getattr(self._module, name) for name in self._names]
 
-    def _put(self, weight, bias, int8):
+    def _set_weights(self, weight, bias, int8):
         self._linear = make_linear(weight, bias, int8)
 
     def use(self, adapter: str) -> None:
@@ -67,7 +67,7 @@ class AdaptedLinear:
             len(layer.lora_A[adapter].weight) if adapter in getattr(layer, "lora_A", {}) else 0
             for layer in self._layers()
         ]
-        width = self._room_for(sum(ranks))
+        width = self._width_for(sum(ranks))
         inner = torch.zeros(width, self.inputs, dtype=self._dtype, device=self._device)
         outer = torch.zeros(sum(self._outputs), width, dtype=self._dtype, device=self._device)
         row = column = 0
@@ -83,7 +83,7 @@ class AdaptedLinear:
             row, column = row + outputs, column + rank
         return inner, outer
 
-    def _room_for(self, rank):
+    def _width_for(self, rank):
         """How many dimensions the adapter has in between here, of which it fills ``rank``."""
         return rank
 
@@ -117,7 +117,7 @@ class FusedAdaptedLinear(AdaptedLinear):
     To switch, the other adapter's ``B`` is copied to its place.
     """
 
-    def _put(self, weight, bias, int8):
+    def _set_weights(self, weight, bias, int8):
         self._bias = bias
         self._weight = weight
         self._widen(
@@ -133,7 +133,7 @@ class FusedAdaptedLinear(AdaptedLinear):
         wider[:, : self.inputs] = self._weight[:, : self.inputs]
         self._weight = wider
 
-    def _room_for(self, rank):
+    def _width_for(self, rank):
         if self.inputs + rank > self._weight.shape[1]:
             self._widen(rank)
             self._prepared.clear()

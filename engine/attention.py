@@ -149,11 +149,11 @@ def attend_in_parts(
     attended, start = [], 0
     for part in query.split(max(1, rows), dim=2):
         stop = start + part.shape[2]
-        seen = stop if is_causal else tokens
+        visible = stop if is_causal else tokens
         mask = None
         if is_causal:
             mask = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
-        keys, values = key[:, :, :seen], value[:, :, :seen]
+        keys, values = key[:, :, :visible], value[:, :, :visible]
         attended.append(scaled_dot_product_attention(part, keys, values, attn_mask=mask))
         start = stop
     return torch.cat(attended, dim=2)
@@ -205,14 +205,14 @@ def _attend_in_one_call(query, key, value, packing, is_causal):
     # A window that all of a sequence fits into. Without one, torch 2.14 goes to cuDNN on newer GPUs, which plans anew
     # for each composition of a pack, and takes up to half a second for it.
     window = (-1, 0) if is_causal else (longest, longest)
-    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _names_groups() else {}
+    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _takes_enable_gqa() else {}
     return varlen_attn(
         query, key, value, packing.offsets, packing.offsets, longest, longest, window_size=window, **extra
     )
 
 
 @functools.cache
-def _names_groups():
+def _takes_enable_gqa():
     """Whether torch wants to be told of heads that share keys, as it does from 2.14 on."""
     from torch.nn.attention.varlen import varlen_attn
 

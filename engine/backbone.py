@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             self._vision_tower = VisionTower(self.towers.model.visual, int8)
             self._decoder = Decoder(self.towers, int8)
         self._graphed = GraphedDecoder(self._decoder)
-        self._used: str | None = None
+        self._adapter: str | None = None
         # What the weights took where they came from is for others to use.
         free_cache(self.device)
 
@@ -179,12 +179,12 @@ class Backbone(nn.Module):
         Args:
             adapter: its name
         """
-        if adapter != self._used:
+        if adapter != self._adapter:
             # A switch that fails half-way leaves no adapter that may be taken for granted.
-            self._used = None
+            self._adapter = None
             with torch.inference_mode():
                 self._decoder.use(adapter)
-            self._used = adapter
+            self._adapter = adapter
 
 
 def _token_budget(device):

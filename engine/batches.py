@@ -15,16 +15,16 @@ def plan_batches(lengths: Sequence[int], token_budget: Callable[[], int]) -> Ite
     Yields:
         lists of indexes into ``lengths``, which together hold each index once
     """
-    waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
-    left = sum(lengths)
-    while waiting:
+    remaining = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
+    remaining_tokens = sum(lengths)
+    while remaining:
         budget = token_budget()
         # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
-        share = left / math.ceil(left / budget)
-        batch = [waiting.pop()]
+        share = remaining_tokens / math.ceil(remaining_tokens / budget)
+        batch = [remaining.pop()]
         tokens = lengths[batch[0]]
-        while waiting and tokens < share and tokens + lengths[waiting[-1]] <= budget:
-            batch.append(waiting.pop())
+        while remaining and tokens < share and tokens + lengths[remaining[-1]] <= budget:
+            batch.append(remaining.pop())
             tokens += lengths[batch[-1]]
-        left -= tokens
+        remaining_tokens -= tokens
         yield batch

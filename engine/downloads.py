@@ -108,20 +108,20 @@ class _Download:
     def stop(self):
         """Ends what is still under way."""
         self._stopped = True
-        for connected in self._sockets:
+        for connection in self._sockets:
             try:
-                connected.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it is closed
 
-    def arrive(self, is_local):
+    def check_target(self, is_local):
         """Notes where a request goes, before it is sent, and refuses what a redirect must not lead to."""
         if is_local and self._on_internet:
             raise ValueError("it redirects from the internet to an address of this machine or its network")
 
         self._on_internet = not is_local
 
-    def connected(self, connection):
+    def add_connection(self, connection):
         """Notes a connection that is open."""
         self._sockets.append(connection)
         if self._stopped:
@@ -189,23 +189,23 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
 class _Opener:
     """What the handlers of both schemes have in common."""
 
-    def __init__(self, running):
+    def __init__(self, download):
         super().__init__()
-        self._running = running
+        self._download = download
 
     def do_open(self, connection_class, request, **options):
-        running, host = self._running, urlsplit(request.full_url).hostname
+        download, host = self._download, urlsplit(request.full_url).hostname
         proxied = request.host != urlsplit(request.full_url).netloc
         if proxied:
-            running.arrive(_is_local_name(host))
+            download.check_target(_is_local_name(host))
 
         class Connection(connection_class):
             def connect(self):
                 super().connect()
-                running.connected(self.sock)
+                download.add_connection(self.sock)
                 if not proxied:
                     # The peer that was found, since a name may have another address each time it is looked up.
-                    running.arrive(_is_local(self.sock.getpeername()[0]))
+                    download.check_target(_is_local(self.sock.getpeername()[0]))
 
         return super().do_open(Connection, request, **options)
 

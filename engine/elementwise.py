@@ -92,10 +92,11 @@ def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     cos, sin = cos[:, None], sin[:, None]
     exact = vectors.to(cos.dtype)
     first, second = exact.chunk(2, dim=-1)
-    turned = torch.empty_like(exact, memory_format=torch.contiguous_format)
-    for half, one, other, sign in zip(turned.chunk(2, dim=-1), (first, second), (second, first), (-1, 1), strict=True):
-        torch.mul(one, cos, out=half).addcmul_(other, sin, value=sign)
-    return turned.to(vectors.dtype)
+    rotated = torch.empty_like(exact, memory_format=torch.contiguous_format)
+    first_out, second_out = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=first_out).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=second_out).addcmul_(first, sin, value=1)
+    return rotated.to(vectors.dtype)
 
 
 def silu_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -76,8 +76,8 @@ class Encoder:
         self.adapter = adapter
         self._cache = TextCache()
         if adapter is not None:
-            for added in adapter_tasks(adapter):
-                check_choice(f"the task of {adapter}", added, self.tasks)
+            for adapter_task in adapter_tasks(adapter):
+                check_choice(f"the task of {adapter}", adapter_task, self.tasks)
 
         hidden_size = config["text_config"]["hidden_size"]
         self.matryoshka_dims = tuple(dim for dim in config["matryoshka_dims"] if dim <= hidden_size)
@@ -110,8 +110,8 @@ class Encoder:
     def _adapters(self):
         """The names of the adapters in the backbone, by task."""
         # Held, since the backbone keeps the adapters that somebody holds.
-        self._added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
-        return {task: task for task in self.tasks} | self._added
+        self._own_adapters = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
+        return {task: task for task in self.tasks} | self._own_adapters
 
     def load(self) -> Backbone:
         """Loads the weights, those of the adapters too, unless they are loaded.
@@ -177,13 +177,15 @@ class Encoder:
         tokens = [self.processor.text_tokens(text, task, prompt_name, max_length) for text in texts]
 
         def encode(indexes):
-            (embeddings,) = self._encode([tokens[i] for i in indexes], lambda one: one, [task], truncate_dim)
+            (embeddings,) = self._encode(
+                [tokens[i] for i in indexes], lambda text_tokens: text_tokens, [task], truncate_dim
+            )
             return embeddings.single, embeddings.multi
 
         if not tokens:
             return Embeddings(*encode([]))
 
-        keys = [(task, truncate_dim, one.ids.numpy().tobytes()) for one in tokens]
+        keys = [(task, truncate_dim, text_tokens.ids.numpy().tobytes()) for text_tokens in tokens]
         return Embeddings(*self._cache.encode(keys, encode))
 
     @overload
@@ -234,7 +236,7 @@ class Encoder:
             engine.image_files.ImageError: if an image cannot be read, naming it
             ValueError: if an argument is not allowed
         """
-        chosen = [self._check_task(one) for one in ([task] if tasks is None else tasks)]
+        checked_tasks = [self._check_task(name) for name in ([task] if tasks is None else tasks)]
         self.check_truncate_dim(truncate_dim)
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
@@ -242,12 +244,12 @@ class Encoder:
         embeddings = self._encode(
             sources,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
-            chosen,
+            checked_tasks,
             truncate_dim,
             # A CPU has no time for it.
             ahead=self.device.type != "cpu" and not all(isinstance(source, ResizedImage) for source in sources),
         )
-        return embeddings[0] if tasks is None else dict(zip(chosen, embeddings, strict=True))
+        return embeddings[0] if tasks is None else dict(zip(checked_tasks, embeddings, strict=True))
 
     def _check_task(self, task):
         if task is None:
@@ -276,15 +278,15 @@ class Encoder:
                     result.multi[i] = vectors.copy()
 
         # A GPU computes one batch while the next is prepared, and while what came of the last is copied.
-        under_way = None
+        pending = None
         for start, prepared in windows(tokenize, inputs, _AHEAD if ahead else _WINDOW, ahead):
             for batch in plan_batches([len(tokens) for tokens in prepared], lambda: self.backbone.token_budget):
                 launched = self._launch([prepared[i] for i in batch], tasks, truncate_dim)
-                if under_way is not None:
-                    collect(*under_way)
-                under_way = [start + i for i in batch], launched
-        if under_way is not None:
-            collect(*under_way)
+                if pending is not None:
+                    collect(*pending)
+                pending = [start + i for i in batch], launched
+        if pending is not None:
+            collect(*pending)
 
         if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
             if self.dtype == torch.float32:

@@ -39,8 +39,8 @@ class ImageBatch(list):
                 # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
                 pixels = pixels.numpy()
         sizes = [tuple(image.pixels.shape) for image in images]
-        others = [image.name if isinstance(image, ResizedImage) else _Other(image) for image in self]
-        return _unpack_batch, (pixels, sizes, others)
+        items = [image.name if isinstance(image, ResizedImage) else _Placeholder(image) for image in self]
+        return _unpack_batch, (pixels, sizes, items)
 
 
 def _fits_into_shared_memory(size):
@@ -51,7 +51,7 @@ def _fits_into_shared_memory(size):
 
 
 @dataclass(frozen=True)
-class _Other:
+class _Placeholder:
     """What stands for an image in a batch."""
 
     item: object
@@ -62,5 +62,6 @@ def _unpack_batch(pixels, sizes, items):
     parts = iter(() if pixels is None else torch.as_tensor(pixels).split(lengths))
     sizes = iter(sizes)
     return ImageBatch(
-        item.item if isinstance(item, _Other) else ResizedImage(next(parts).view(next(sizes)), item) for item in items
+        item.item if isinstance(item, _Placeholder) else ResizedImage(next(parts).view(next(sizes)), item)
+        for item in items
     )

@@ -68,15 +68,15 @@ class ImageSettings:
             raise CheckpointError(f"{path} is damaged: 'min_pixels' is over 'max_pixels'. Download it again")
 
         vision = read_config(directory)["vision_config"]
-        for name, of_network in (
+        for name, network_name in (
             ("patch_size", "patch_size"),
             ("merge_size", "spatial_merge_size"),
             ("temporal_patch_size", "temporal_patch_size"),
         ):
-            if config[name] != vision[of_network]:
+            if config[name] != vision[network_name]:
                 raise CheckpointError(
-                    f"{path} has {name!r} {config[name]}, but config.json has {of_network!r} {vision[of_network]}: the "
-                    "files do not belong together"
+                    f"{path} has {name!r} {config[name]}, but config.json has {network_name!r} {vision[network_name]}: "
+                    "the files do not belong together"
                 )
 
         return settings

@@ -52,7 +52,7 @@ def _packs(dtype):
             "oneDNN's prepacked product", lambda inputs, weight, bias: packed_linear(inputs, pack(weight), bias), dtype
         )
     except Exception as error:
-        return _is_absent("oneDNN's prepacked product", error)
+        return _report_absent("oneDNN's prepacked product", error)
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def _fuses(device):
         expected = (
             sums,
             sums * torch.rsqrt(sums.square().mean(dim=1, keepdim=True) + 1e-6) * weight.double(),
-            torch.cat(_turn(vectors.double(), angles.double()), dim=-1),
+            torch.cat(_rotate(vectors.double(), angles.double()), dim=-1),
             silu(wide[:, :40].double()) * wide[:, 40:].double(),
         )
         values, added, weight, vectors, wide = (tensor.to(device) for tensor in (values, added, weight, vectors, wide))
@@ -100,11 +100,11 @@ def _fuses(device):
             rotate(vectors, angles.cos().to(device), angles.sin().to(device))
             silu_mul(wide, product)
             is_right = _attends_in_windows(device)
-        found = values, normed, vectors, product
+        results = values, normed, vectors, product
         # The GPU's own exponential and root are off by a few units in the last place.
         if is_right and all(
-            torch.allclose(one.cpu().double(), exact, rtol=1e-5, atol=1e-5)
-            for one, exact in zip(found, expected, strict=True)
+            torch.allclose(result.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+            for result, exact in zip(results, expected, strict=True)
         ):
             return True
 
@@ -142,7 +142,7 @@ def causal_stages(device: torch.device) -> int:
     vectors, angles = _vectors(140, 20, 128)
     exact = _attention(vectors, 2, angles, [slice(70), slice(70, 140)], is_causal=True)
     vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
-    vectors[:, 16:18] = torch.cat(_turn(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
+    vectors[:, 16:18] = torch.cat(_rotate(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
     reason: object = "it is wrong"
     for stages in (3, 2, 1):
         out = torch.empty(140, 16 * 128, dtype=torch.float16, device=device)
@@ -166,8 +166,8 @@ def _vectors(tokens, heads, head_dim):
 def _attention(vectors, key_heads, angles, sequences, is_causal):
     """Attention over some slices of the tokens, in float64."""
     heads = vectors.shape[1] - 2 * key_heads
-    turned = torch.cat(_turn(vectors.double(), angles.double()), dim=-1)
-    query, key, value = turned[:, :heads], turned[:, heads:-key_heads], vectors[:, -key_heads:].double()
+    rotated = torch.cat(_rotate(vectors.double(), angles.double()), dim=-1)
+    query, key, value = rotated[:, :heads], rotated[:, heads:-key_heads], vectors[:, -key_heads:].double()
     key, value = (side.repeat_interleave(heads // key_heads, dim=1) for side in (key, value))
     attended = []
     for tokens in sequences:
@@ -181,7 +181,7 @@ def _is_close(attended, exact):
     return torch.allclose(attended.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
 
 
-def _turn(vectors, angles):
+def _rotate(vectors, angles):
     first, second = vectors.chunk(2, dim=-1)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
     return first * cos - second * sin, second * cos + first * sin
@@ -203,7 +203,7 @@ def _is_right(name, product, dtype):
     return True
 
 
-def _is_absent(name, error):
+def _report_absent(name, error):
     logger.warning("%s is not to be had here (%s). The plain product is used, which is slower", name, error)
     return False
 
@@ -229,7 +229,7 @@ def _int8_product():
                 return torch._int_mm, largest
         logger.warning("torch._int_mm is wrong on this CPU. The plain product is used, which is slower")
     except Exception as error:
-        _is_absent("torch._int_mm", error)
+        _report_absent("torch._int_mm", error)
     return _plain_int8_product, 127
 
 
@@ -258,11 +258,11 @@ def multiplies_bfloat16() -> bool:
     They are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs compute bfloat16 by way of
     float32, slower than float32 itself. Arm's units were never measured, and are not asked for.
     """
-    has = any(
+    has_units = any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
     limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
-    if not has or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
+    if not has_units or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
         return False
 
     query = torch.randn(1, 2, 40, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -271,7 +271,7 @@ def multiplies_bfloat16() -> bool:
     except RuntimeError:  # eg with ATEN_CPU_CAPABILITY=avx2
         return False
 
-    wide = query.double()
-    exact = scaled_dot_product_attention(wide, wide, wide, is_causal=True)
+    query64 = query.double()
+    exact = scaled_dot_product_attention(query64, query64, query64, is_causal=True)
     # Each value is a mean of others, whose weights and result are rounded.
     return bool(((found.double() - exact).abs() <= 4 * torch.finfo(torch.bfloat16).eps * query.abs().max()).all())

@@ -109,9 +109,9 @@ def load_network(directory: str | os.PathLike, device: torch.device, dtype: torc
 
 def _check_layers(raw, shards, directory):
     """Compares the numbers of layers with the weights, before a configuration or a network is made of as many."""
-    for part, key, layer in _LAYERS:
+    for part, key, pattern in _LAYERS:
         stated = raw[part][key]
-        count = len({match[0] for match in map(layer.match, shards) if match})
+        count = len({match[0] for match in map(pattern.match, shards) if match})
         if count != stated:
             raise CheckpointError(
                 f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights are of {count} such layers. "

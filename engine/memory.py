@@ -8,7 +8,7 @@ import torch
 
 # The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized"
 # where there was no memory left for its workspace.
-_SIGNS = (
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -44,7 +44,9 @@ def in_halves(
     try:
         return function(inputs)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            message in str(error).lower() for message in _MESSAGES
+        ):
             raise
         reason = str(error)
 

@@ -28,8 +28,8 @@ def single_vectors(hidden_states: torch.Tensor, pooled: Sequence[slice]) -> torc
     # Sums by one product: a slice at a time would keep a GPU waiting. Normalised, a sum is a mean.
     ends = torch.tensor([[tokens.start, tokens.stop] for tokens in pooled]).view(-1, 2)
     starts, stops = to_device(ends, hidden_states.device).split(1, dim=1)
-    numbers = torch.arange(len(hidden_states), device=hidden_states.device)
-    summed = ((numbers >= starts) & (numbers < stops)).float()
+    positions = torch.arange(len(hidden_states), device=hidden_states.device)
+    summed = ((positions >= starts) & (positions < stops)).float()
     with exact_float32:
         return normalize(summed @ hidden_states.float(), dim=-1)
 

@@ -56,7 +56,7 @@ def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "Adapte
     files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     with backbone.lock:
-        for unused in [of for of, (holder, _) in backbone.added_adapters.items() if holder() is None]:
+        for unused in [added for added, (holder, _) in backbone.added_adapters.items() if holder() is None]:
             _delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
 
         if key in backbone.added_adapters:

@@ -151,10 +151,17 @@ def verify(
             ("texts", list(TEXTS), lambda names, task=task: _encode_texts(encoder, names, task)),
             ("images", list(images), lambda names, task=task: encoder.encode_images([images[n] for n in names], task)),
         ):
-            alone = [encode([name]) for name in names]
-            single = np.concatenate([one.single for one in alone])
+            singly = [encode([name]) for name in names]
+            single = np.concatenate([embeddings.single for embeddings in singly])
             rows.append(
-                _compare(expected, task, f"{inputs}, one by one", names, single, [one.multi[0] for one in alone])
+                _compare(
+                    expected,
+                    task,
+                    f"{inputs}, one by one",
+                    names,
+                    single,
+                    [embeddings.multi[0] for embeddings in singly],
+                )
             )
             together = encode(names)
             rows.append(_compare(expected, task, f"{inputs}, as a batch", names, together.single, together.multi))
@@ -166,29 +173,29 @@ def _encode_texts(encoder, names, task):
     encoder._cache = type(encoder._cache)()
     found = {}
     for prompt_name in ("query", "passage"):
-        of_kind = [name for name in names if TEXTS[name][1] == prompt_name]
-        embeddings = encoder.encode_texts([TEXTS[name][0] for name in of_kind], task, prompt_name)
-        found |= zip(of_kind, zip(embeddings.single, embeddings.multi, strict=True), strict=True)
+        kind_names = [name for name in names if TEXTS[name][1] == prompt_name]
+        embeddings = encoder.encode_texts([TEXTS[name][0] for name in kind_names], task, prompt_name)
+        found |= zip(kind_names, zip(embeddings.single, embeddings.multi, strict=True), strict=True)
     return type(embeddings)(np.stack([found[name][0] for name in names]), [found[name][1] for name in names])
 
 
 def _compare(expected, task, inputs, names, single, multi):
-    differences, of_multi, cosines, means, lowest = [], [], [], [], []
+    differences, multi_differences, cosines, means, lowest = [], [], [], [], []
     for name, found, found_rows in zip(names, single, multi, strict=True):
         exact, exact_rows = expected[task, name]
         differences.append(np.abs(found - exact).max())
         cosines.append(float(found.astype(np.float64) @ exact))
         if found_rows.shape == exact_rows.shape:
-            of_multi.append(np.abs(found_rows - exact_rows).max())
-            of_rows = (found_rows.astype(np.float64) * exact_rows).sum(axis=1)
+            multi_differences.append(np.abs(found_rows - exact_rows).max())
+            row_cosines = (found_rows.astype(np.float64) * exact_rows).sum(axis=1)
         else:
-            of_multi.append(np.inf)
-            of_rows = np.array([-1.0])
-        means.append(float(of_rows.mean()))
-        lowest.append(float(of_rows.min()))
+            multi_differences.append(np.inf)
+            row_cosines = np.array([-1.0])
+        means.append(float(row_cosines.mean()))
+        lowest.append(float(row_cosines.min()))
     worst = names[int(np.argmin(np.nan_to_num(np.minimum(np.minimum(cosines, means), lowest), nan=-2)))]
-    least = (float(np.min(values)) for values in (cosines, means, lowest))
-    return Row(task, inputs, float(np.max(differences)), float(np.max(of_multi)), *least, worst)
+    smallest = (float(np.min(values)) for values in (cosines, means, lowest))
+    return Row(task, inputs, float(np.max(differences)), float(np.max(multi_differences)), *smallest, worst)
 
 
 def _draw_images(max_pixels):

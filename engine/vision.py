@@ -73,7 +73,7 @@ class VisionTower:
         weight, _ = take_weights([cast(nn.Conv3d, tower.patch_embed.proj)])
         self._patch_embed = make_linear(weight.flatten(1).to(self.dtype))
         self._blocks = [_Block(block, self._head_dim, self.dtype, int8) for block in tower.blocks]
-        self._sees_all = set(tower.fullatt_block_indexes)
+        self._full_attention_blocks = set(tower.fullatt_block_indexes)
         self._merger_norm = tower.merger.ln_q
         self._merger = [
             make_linear(*take_weights([layer]), int8) for layer in tower.merger.mlp if isinstance(layer, nn.Linear)
@@ -93,8 +93,8 @@ class VisionTower:
         layout = self._lay_out(tuple(grids), patches.device)
         patches = patches.unflatten(0, (-1, self._merge**2))[layout.order].flatten(0, 1)
         residual = Residual(self._patch_embed(patches).to(residual_dtype(self.dtype)))
-        for number, block in enumerate(self._blocks):
-            packing = layout.images if number in self._sees_all else layout.windows
+        for index, block in enumerate(self._blocks):
+            packing = layout.images if index in self._full_attention_blocks else layout.windows
             block(residual, layout.cos, layout.sin, packing)
 
         first, second = self._merger
@@ -118,12 +118,12 @@ class _Block:
         self._output = make_linear(*take_weights([block.attn.proj]), int8)
 
         # Dimensions that are always zero change nothing.
-        more = -mlp.down_proj.in_features % _ALIGNMENT
+        padding = -mlp.down_proj.in_features % _ALIGNMENT
         sides = [take_weights([layer]) for layer in (mlp.gate_proj, mlp.up_proj)]
-        weight = torch.cat([pad(weight, (0, 0, 0, more)) for weight, _ in sides])
-        self._gate_up = make_linear(weight, torch.cat([pad(bias, (0, more)) for _, bias in sides]), int8)
+        weight = torch.cat([pad(weight, (0, 0, 0, padding)) for weight, _ in sides])
+        self._gate_up = make_linear(weight, torch.cat([pad(bias, (0, padding)) for _, bias in sides]), int8)
         weight, bias = take_weights([mlp.down_proj])
-        self._down = make_linear(pad(weight, (0, more)), bias, int8)
+        self._down = make_linear(pad(weight, (0, padding)), bias, int8)
 
     def __call__(self, residual: Residual, cos: torch.Tensor, sin: torch.Tensor, packing: Packing) -> None:
         """Adds what the block has to say to the :class:`engine.elementwise.Residual`."""
@@ -161,12 +161,12 @@ def lay_out(grids: Sequence[tuple[int, int]], merge: int, side: int, head_dim: i
     quarter = head_dim // 4
     frequencies = _ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
     sides = [[getattr(image, name) for image in images] for name in ("rows", "columns")]
-    turns = torch.cat([to_device(torch.cat(side), device)[:, None] * frequencies for side in sides], dim=-1)
+    angles = torch.cat([to_device(torch.cat(side), device)[:, None] * frequencies for side in sides], dim=-1)
     return Layout(
         order,
         order.argsort(),
-        turns.cos(),
-        turns.sin(),
+        angles.cos(),
+        angles.sin(),
         Packing([length for image in images for length in image.windows], device),
         Packing([count * merge**2 for count in counts], device),
     )
