@@ -1,4 +1,4 @@
-"""Checks of arguments, with errors that name the argument, its value and the allowed ones."""
+"""Checks of arguments. Errors name the argument, its value and the allowed values."""
 
 import numbers
 from collections.abc import Collection
@@ -13,7 +13,7 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
         value: its value
         minimum: the smallest allowed value
         maximum (None): the largest allowed value
-        or_none (False): whether ``None`` is allowed, too
+        or_none (False): whether ``None`` is also allowed
 
     Raises:
         ValueError: naming the argument, its value and the range
@@ -32,7 +32,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Checks that an argument is one of a few values.
 
     Raises:
-        ValueError: naming the argument, its value and the allowed ones
+        ValueError: naming the argument, its value and the allowed values
     """
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)

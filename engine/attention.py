@@ -1,7 +1,8 @@
-"""Attention over packed sequences: tokens of many sequences end to end, each of which attends to its own alone.
+"""Attention over packed sequences: the tokens of many sequences end to end. A token attends only to its own sequence.
 
-Nothing is padded, and no mask is built. Newer GPUs have a kernel for it. Elsewhere neighbours of equal length go
-through one call of PyTorch's attention, so that an image's windows, which are nearly all of one size, take few calls.
+Nothing is padded, and no mask is built. Newer GPUs have a kernel for packed sequences. Elsewhere, consecutive sequences
+of equal length go through one call of PyTorch's attention. An image's windows are nearly all of one size, so they take
+few calls.
 """
 
 import functools
@@ -18,16 +19,16 @@ from .kernels import causal_stages, fuses, plain_only
 
 _HALF = (torch.bfloat16, torch.float16)
 
-# The scores that Metal can hold in one buffer. From 4 GiB on it ends the process.
+# The most bytes of attention scores in one call. Metal aborts the process at a buffer of 4 GiB.
 _SCORE_BYTES = {"mps": 2**31}
 
 
 class Packing:
-    """Where the sequences of a pack lie.
+    """The boundaries of the sequences in a pack.
 
     Args:
-        lengths: the list of the sequences' numbers of tokens, in their order
-        device: where the pack is
+        lengths: the number of tokens of each sequence, in order
+        device: the pack's device
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -36,12 +37,12 @@ class Packing:
 
     @functools.cached_property
     def offsets(self) -> torch.Tensor:
-        """Where each sequence begins, and where the last one ends, an int32 tensor ``(sequences + 1,)``."""
+        """The start of each sequence, and the end of the last, an int32 tensor ``(sequences + 1,)``."""
         starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
         return to_device(starts, self._device)
 
     def runs(self) -> Iterator[tuple[slice, int]]:
-        """Yields neighbours of equal length: the slice of their tokens, and how many they are."""
+        """Yields runs of consecutive sequences of equal length: the slice of their tokens, and their number."""
         start = 0
         for length, neighbours in itertools.groupby(self.lengths):
             count = len(list(neighbours))
@@ -58,16 +59,16 @@ def rotate_and_attend(
     is_causal: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
+    """Rotates queries and keys by their positions, and computes attention within each sequence.
 
     Args:
-        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, of keys and of values. It
-            may be overwritten
-        key_heads: the number of heads of keys, and of values
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, keys and values. May be
+            overwritten
+        key_heads: the number of heads of the keys, and of the values
         cos: a tensor ``(tokens, head_dim / 2)``, see :func:`engine.elementwise.rotate`
         sin: a tensor like ``cos``
         packing: the :class:`Packing`
-        is_causal (False): whether a token sees only those before it and itself
+        is_causal (False): whether a token attends only to itself and earlier tokens
         out (None): the tensor ``(tokens, heads * head_dim)`` to write to
 
     Returns:
@@ -88,14 +89,14 @@ def rotate_and_attend(
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, is_causal: bool = False
 ) -> torch.Tensor:
-    """Lets the tokens of each sequence attend to each other.
+    """Computes attention within each sequence.
 
     Args:
         query: a tensor ``(tokens, heads, head_dim)``
-        key: a tensor ``(tokens, key_heads, head_dim)``. Each of its heads serves a group of ``heads / key_heads``
+        key: a tensor ``(tokens, key_heads, head_dim)``. Each head serves ``heads / key_heads`` query heads
         value: a tensor like ``key``
         packing: the :class:`Packing`
-        is_causal (False): whether a token sees only those before it and itself
+        is_causal (False): whether a token attends only to itself and earlier tokens
 
     Returns:
         a tensor ``(tokens, heads * head_dim)``
@@ -123,14 +124,14 @@ def attend_in_parts(
     is_causal: bool = False,
     score_bytes: int | None = None,
 ) -> torch.Tensor:
-    """Calls PyTorch's attention on as many sequences, heads and query tokens at a time as a limit allows.
+    """Calls PyTorch's attention on parts of the sequences, heads and query tokens that keep to a memory limit.
 
     Args:
         query: a tensor ``(sequences, heads, tokens, head_dim)``
         key: a tensor like ``query``
         value: a tensor like ``query``
-        is_causal (False): whether a token sees only those before it and itself
-        score_bytes (None): the bytes that the scores of one call may take, in float32. ``None``: any number
+        is_causal (False): whether a token attends only to itself and earlier tokens
+        score_bytes (None): the most bytes that the float32 scores of one call may take. ``None`` means no limit
 
     Returns:
         a tensor like ``query``
@@ -160,7 +161,7 @@ def attend_in_parts(
 
 
 def _own_kernel(vectors, key_heads, packing, is_causal):
-    """The kernel of our own that takes such vectors, or ``None``."""
+    """Returns our Triton kernel for such vectors, or ``None``."""
     if vectors.dtype not in _HALF or not fuses(vectors.device):
         return None
 
@@ -202,8 +203,8 @@ def _attend_in_one_call(query, key, value, packing, is_causal):
     from torch.nn.attention.varlen import varlen_attn
 
     longest = packing.longest
-    # A window that all of a sequence fits into. Without one, torch 2.14 goes to cuDNN on newer GPUs, which plans anew
-    # for each composition of a pack, and takes up to half a second for it.
+    # A window as long as the longest sequence. Without one, torch 2.14 uses cuDNN on newer GPUs, which compiles a plan
+    # for each new combination of lengths, in up to half a second.
     window = (-1, 0) if is_causal else (longest, longest)
     extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _takes_enable_gqa() else {}
     return varlen_attn(
@@ -213,7 +214,7 @@ def _attend_in_one_call(query, key, value, packing, is_causal):
 
 @functools.cache
 def _takes_enable_gqa():
-    """Whether torch wants to be told of heads that share keys, as it does from 2.14 on."""
+    """Whether grouped heads must be announced by ``enable_gqa``, as since torch 2.14."""
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -1,7 +1,7 @@
 """Tokens -> hidden states: Qwen2.5-VL, one LoRA adapter per task, and the multi-vector projector.
 
-The backbone is frozen. All adapters are resident, and switching task changes which of them is active: the one piece of
-state here, guarded by a lock, because one copy of the weights serves every model instance of the process.
+The backbone is frozen, and holds all adapters. Which adapter is active is its only state. A lock guards it, because all
+model instances of a process share one copy of the weights.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import Qwen2_5_VLModel
 
-# On a CPU, more than these win nothing.
+# Tokens per forward pass. On a CPU, larger batches are not faster.
 _TOKEN_BUDGETS = {"mps": 4096, "cpu": 2048}
 
 # On a GPU, 21 full pages take 3 GB. With twice as many, an H200 is 2% faster.
@@ -34,7 +34,7 @@ _GPU_TOKEN_BUDGET, _LARGE_GPU_TOKEN_BUDGET, _LARGE_GPU = 16384, 32768, 40 * 10**
 
 
 class Towers(nn.Module):
-    """What the adapters were trained on. Its two names are part of every adapter tensor's name."""
+    """The module that the adapters were trained on. Adapter tensors are named after its two attributes."""
 
     def __init__(self, model: "Qwen2_5_VLModel", multi_vector_projector: nn.Linear) -> None:
         super().__init__()
@@ -46,20 +46,20 @@ class Backbone(nn.Module):
     """The frozen network with its adapters.
 
     Args:
-        network: what :func:`engine.loading.load_network` gave. The weights of its layers are taken out of it, and it
-            can then no longer be run by itself
-        int8 (False): whether to round the layers' weights to 8 bits and compute in float32 otherwise
+        network: the result of :func:`engine.loading.load_network`. Takes ownership of its layers' weights; the network
+            cannot run by itself afterwards
+        int8 (False): whether to round the layers' weights to 8 bits, and to compute all else in float32
     """
 
     def __init__(self, network: "PeftModel", int8: bool = False) -> None:
         super().__init__()
         self.network = network
         self.lock = threading.Lock()
-        # The adapters that were added to the checkpoint's own: what file they come from -> a weak reference to who uses
-        # them, and their names.
+        # Adapters added to the checkpoint's own: the key of their files -> a weak reference to the user's
+        # AdapterNames, and the adapters' names.
         self.added_adapters: dict[tuple, tuple[weakref.ref, tuple[str, ...]]] = {}
         self.adapter_numbers = itertools.count()
-        # The tokens that a forward pass may have.
+        # The most tokens in a forward pass.
         self.token_budget = _token_budget(self.device)
         if int8:
             self._cast_unquantized_to_float32()
@@ -68,11 +68,11 @@ class Backbone(nn.Module):
             self._decoder = Decoder(self.towers, int8)
         self._graphed = GraphedDecoder(self._decoder)
         self._adapter: str | None = None
-        # What the weights took where they came from is for others to use.
+        # The layers' original tensors are garbage now: return their memory to other processes.
         free_cache(self.device)
 
     def _cast_unquantized_to_float32(self):
-        """Brings what is not rounded to float32: all but the layers, and the embeddings, of which few are looked up."""
+        """Casts norms and projector to float32. Embeddings stay as stored: few rows are read, and cast then."""
         from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
         self.towers.multi_vector_projector.float()
@@ -82,12 +82,12 @@ class Backbone(nn.Module):
 
     @property
     def towers(self) -> Towers:
-        """The network's parts, a :class:`Towers`, with the adapters inside."""
+        """The network's :class:`Towers`, adapters included."""
         return cast(Towers, self.network.base_model.model)
 
     @property
     def hidden_size(self) -> int:
-        """The dimensions of a single vector that is not truncated."""
+        """The dimensions of an untruncated single vector."""
         return self.towers.model.language_model.config.hidden_size
 
     @property
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, a :class:`torch.device`."""
+        """The :class:`torch.device` of the weights."""
         return self.towers.model.device
 
     def _exact(self):
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
         return exact_float32 if is_float32 else contextlib.nullcontext()
 
     def reduce_token_budget(self, batch: Sequence[Tokens]) -> None:
-        """Keeps to less than what memory did not suffice for.
+        """Lowers the token budget to half of a batch that did not fit into memory.
 
         Args:
             batch: the list of :class:`engine.processing.Tokens` that did not fit
@@ -114,7 +114,7 @@ class Backbone(nn.Module):
 
     @torch.inference_mode()
     def encode_vision(self, batch: Sequence[Tokens], image_settings: ImageSettings) -> torch.Tensor:
-        """Runs a batch of images through the vision tower, which no adapter changes.
+        """Runs a batch of images through the vision tower, which is the same for all adapters.
 
         Args:
             batch: a list of :class:`engine.processing.Tokens` of images
@@ -143,8 +143,8 @@ class Backbone(nn.Module):
 
         Args:
             batch: a list of :class:`engine.processing.Tokens`, all of texts or all of images
-            adapter: the name of the adapter to apply. The checkpoint's own are named as their tasks
-            visual (None): for images, what :meth:`encode_vision` returned
+            adapter: the name of the adapter to apply. The checkpoint's own are named after their tasks
+            visual (None): for images, the result of :meth:`encode_vision`
 
         Returns:
             the hidden states ``(tokens, hidden)`` after the final norm and the projected tokens ``(tokens, 128)``, of
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
             return (self._graphed if is_short else self._decoder)(embedded, positions, packing)
 
     def _tokens_on_device(self, batch):
-        """The ids, the positions and the places of visual tokens, by one copy."""
+        """Returns the ids, the positions and the indexes of visual tokens, moved to the device in one copy."""
         ids = torch.cat([tokens.ids for tokens in batch])
         positions = torch.cat([tokens.positions for tokens in batch], dim=1)
         places = (ids == self.towers.model.config.image_token_id).nonzero().flatten()
@@ -180,7 +180,7 @@ class Backbone(nn.Module):
             adapter: its name
         """
         if adapter != self._adapter:
-            # A switch that fails half-way leaves no adapter that may be taken for granted.
+            # If the switch fails half-way, no adapter counts as applied.
             self._adapter = None
             with torch.inference_mode():
                 self._decoder.use(adapter)

@@ -1,25 +1,25 @@
-"""Which inputs run together."""
+"""Groups inputs of different lengths into batches."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 
 def plan_batches(lengths: Sequence[int], token_budget: Callable[[], int]) -> Iterator[list[int]]:
-    """Groups inputs, longest first, so that each batch is about as much work as the others.
+    """Groups inputs into batches of about equal work, longest inputs first.
 
     Args:
         lengths: the number of tokens of each input
-        token_budget: a function that tells the number of tokens that a batch may have. It is asked before each batch.
-            An input that exceeds it runs alone
+        token_budget: a function that returns the most tokens of a batch. It is called before each batch. A longer
+            input gets a batch of its own
 
     Yields:
-        lists of indexes into ``lengths``, which together hold each index once
+        lists of indexes into ``lengths``, each index in one list
     """
     remaining = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
     remaining_tokens = sum(lengths)
     while remaining:
         budget = token_budget()
-        # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
+        # Equal shares, so that the last batch is not small: a GPU takes as long for one page as for several.
         share = remaining_tokens / math.ceil(remaining_tokens / budget)
         batch = [remaining.pop()]
         tokens = lengths[batch[0]]

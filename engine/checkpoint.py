@@ -1,10 +1,10 @@
-"""Where the weights come from, and which files are trusted.
+"""Finds a checkpoint, on disk or on the hub, and reads its JSON files.
 
-A checkpoint is a directory in the layout of the ``jinaai/jina-embeddings-v4`` repository. It is found on disk or
-fetched from the Hugging Face hub, at a pinned revision, into the Hugging Face cache. Only safetensors, JSON and text
-files are ever fetched or read: whatever else the repository holds, Python and pickles first of all, is ignored.
+A checkpoint is a directory in the layout of the ``jinaai/jina-embeddings-v4`` repository. It is a local directory, or
+comes from the Hugging Face hub, at a pinned revision, into the Hugging Face cache. Only safetensors, JSON and text
+files are downloaded or read. All other files of the repository are ignored, above all Python and pickles.
 
-Nothing here needs torch; the weights are looked at only through their safetensors headers.
+Nothing here needs torch.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ ADAPTER_FILES = (f"{ADAPTERS}/{ADAPTER_CONFIG}", f"{ADAPTERS}/{ADAPTER_WEIGHTS}"
 
 REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *ADAPTER_FILES)
 
-# The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
+# The tokenizer is in one file, or in two of an older layout. Without them, transformers would silently create its own.
 TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
-# Names, not suffixes: a file that this list does not foresee is a file that nothing here reads.
+# Names, not suffixes: files that are not listed are not read.
 TRUSTED_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -48,7 +48,7 @@ TRUSTED_FILES = (
 )
 
 
-# Seconds in which the hub must have answered that it is there.
+# Seconds to wait for the hub to answer.
 _HUB_TIMEOUT = 8
 
 logger = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be found, is incomplete or does not fit. The message names the file and what to do."""
+    """A checkpoint that is missing, incomplete or inconsistent. The message names the file and what to do."""
 
 
 def resolve(reference: str | os.PathLike) -> Path:
-    """Finds a checkpoint's directory, downloading it when the cache does not hold it.
+    """Finds a checkpoint's directory. Downloads it if it is not in the cache.
 
     Args:
         reference: a local directory, or ``"org/name"`` or ``"org/name@revision"`` on the Hugging Face hub. Without a
@@ -73,7 +73,7 @@ def resolve(reference: str | os.PathLike) -> Path:
         the :class:`pathlib.Path` of a directory that holds every required file
 
     Raises:
-        CheckpointError: if there is no such directory or repository, or a file of it is missing or altered
+        CheckpointError: if there is no such directory or repository, or a file is missing or altered
     """
     directory = Path(reference).expanduser()
     if directory.is_dir():
@@ -101,10 +101,10 @@ def _from_hub(repository, revision):
     try:
         cached = Path(snapshot_download(**request, local_files_only=True))
         check_files(cached)
-    except (OSError, ValueError):  # not there, not complete, or no repository's name
+    except (OSError, ValueError):  # not cached, incomplete, or not a valid repository name
         cached = None
 
-    # A commit never changes, so a complete copy of it needs no network; a branch is asked for again.
+    # A commit never changes, so a complete copy needs no network. A branch may have moved.
     if cached is not None and _COMMIT.fullmatch(revision):
         return cached
 
@@ -115,8 +115,8 @@ def _from_hub(repository, revision):
             altered = _delete_altered(repository, snapshot)
             if altered:
                 raise CheckpointError(
-                    f"What came from {repository!r} as {', '.join(map(str, altered))} twice did not have the hash that "
-                    "the hub publishes, and was deleted. Something on the way alters it: try another network"
+                    f"Downloaded from {repository!r}, {', '.join(map(str, altered))} twice did not have the hash that the "
+                    "hub publishes, and was deleted. Something alters it on the way: try another network"
                 )
 
         check_files(snapshot)
@@ -129,8 +129,8 @@ def _download(request, cached=None):
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        # The client tries again and again, for half a minute in silence, where there is no network. A hub that answers,
-        # whatever it says, is left to it.
+        # Without a network, the client retries silently for half a minute. So ask once first. If the hub answers, even
+        # with an error, the client takes over.
         try:
             HfApi().model_info(request["repo_id"], revision=request["revision"], timeout=_HUB_TIMEOUT)
         except HfHubHTTPError:
@@ -149,16 +149,16 @@ def _download(request, cached=None):
 
 
 def _delete_altered(repository, snapshot):
-    """Compares a fresh download with the hashes that the hub publishes.
+    """Compares a new download with the hashes that the hub publishes, and deletes files that differ.
 
     Returns:
-        the paths that did not have theirs. They are gone: left there, they would pass for a complete download
+        the paths of the deleted files
     """
     from huggingface_hub import HfApi
 
     try:
         report = HfApi().verify_repo_checksums(repository, revision=snapshot.name)
-    # Which errors mean "no network" differs between versions of the client. The copy itself is complete.
+    # Which errors mean "no network" depends on the client's version. The download itself is complete.
     except Exception as error:
         logger.warning("Could not compare %s with the hub's checksums: %s", snapshot, error)
         return []
@@ -173,13 +173,13 @@ def _delete_altered(repository, snapshot):
 
 
 def check_files(directory: str | os.PathLike) -> None:
-    """Checks that every file a checkpoint needs is there, and that its JSON files are JSON.
+    """Checks that all files of a checkpoint exist, and that its JSON files are valid.
 
     Args:
         directory: the checkpoint's directory
 
     Raises:
-        CheckpointError: naming the missing files, or the damaged one
+        CheckpointError: naming the missing files, or the damaged file
     """
     directory = Path(directory)
     required = [*REQUIRED_FILES, WEIGHT_INDEX]
@@ -195,7 +195,7 @@ def check_files(directory: str | os.PathLike) -> None:
             "Hugging Face hub; download it again or point `checkpoint` at a complete copy"
         )
 
-    # transformers, which reads some of them, would not say which one it could not read.
+    # transformers reads some of them, but its errors do not name the file.
     for name in TRUSTED_FILES:
         if name.endswith(".json") and (directory / name).is_file():
             read_json(directory / name)
@@ -217,15 +217,15 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
-    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested lists
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
 
 
 def read_config(directory: str | os.PathLike) -> dict[str, Any]:
-    """Reads what describes the network.
+    """Reads the network's settings from ``config.json``.
 
-    ``config.json`` also asks for flash-attn, which may not be there, and for the repository's own Python, which is
-    never run; neither is handed on.
+    Other keys are dropped: among them are flash-attn, which may not be installed, and the repository's own Python code,
+    which is never run.
 
     Args:
         directory: the checkpoint's directory
@@ -246,7 +246,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_settings(path: str | os.PathLike, schema: Schema) -> dict[str, Any]:
-    """Reads one of a checkpoint's JSON files, and compares it with a schema.
+    """Reads one of a checkpoint's JSON files, and checks it against a schema.
 
     Args:
         path: the file
@@ -267,9 +267,9 @@ def read_settings(path: str | os.PathLike, schema: Schema) -> dict[str, Any]:
 
 
 def fingerprint(directory: str | os.PathLike) -> str:
-    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same.
+    """Returns a hash of the contents of a directory's weights. A copy of the directory has the same.
 
-    All of them are read, which takes some seconds for gigabytes.
+    It reads all weights, which takes some seconds for gigabytes.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(directory).rglob("*.safetensors")):
@@ -279,7 +279,7 @@ def fingerprint(directory: str | os.PathLike) -> str:
 
 
 def weight_shards(directory: str | os.PathLike) -> dict[str, Path]:
-    """Reads which file holds which tensor of the base model.
+    """Reads from the index which file holds which tensor of the base model.
 
     Args:
         directory: the checkpoint's directory

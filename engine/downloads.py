@@ -1,4 +1,4 @@
-"""Images from http(s) URLs, within limits: whoever serves them must not be able to fill the memory or stop a run."""
+"""Downloads from http(s) URLs, within limits: a hostile server must not fill the memory or block a run."""
 
 import base64
 import http.client
@@ -20,15 +20,14 @@ _CHUNK = 1 << 20  # bytes
 
 
 def is_url(source: object) -> TypeGuard[str]:
-    """Tells an http(s) URL from a path, or anything else."""
+    """Whether a value is an http(s) URL."""
     return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
 
 
 def readable(path: str) -> str:
-    """Writes a path or URL as messages show it.
+    """Formats a path or URL for messages.
 
-    Control characters are escaped, and so is whatever else cannot be printed. A URL is shown without its user and
-    password, its fragment, and the values of its query.
+    Unprintable characters are escaped. User and password, the fragment and the query's values are removed from URLs.
     """
     if is_url(path):
         scheme, _, rest = path.partition("://")
@@ -46,27 +45,27 @@ def _fields(query):
 
 
 def escape(text: str) -> str:
-    """Escapes characters that cannot be printed, such as those that control a terminal, as Python's ``repr`` does."""
+    """Escapes unprintable characters, such as terminal control codes, as Python's ``repr`` does."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def download(url: str) -> io.BytesIO:
-    """Downloads what an http(s) URL holds.
+    """Downloads an http(s) URL.
 
-    It may redirect to other http(s) URLs, but not from the internet to an address of this machine or its network.
+    Redirects to http(s) URLs are followed, but not from the internet to an address of this machine or its network.
 
     Args:
-        url: the URL. A user and a password in it are sent to its host alone
+        url: the URL. A user and password in it are sent to its host only
 
     Returns:
         the content, as a binary file object
 
     Raises:
-        TimeoutError: if it takes over :data:`MAX_SECONDS` in all
-        ValueError: if it has over :data:`MAX_BYTES`, or the URL or a redirect is not allowed
-        OSError: if it cannot be downloaded
+        TimeoutError: if the download takes over :data:`MAX_SECONDS`
+        ValueError: if the content has over :data:`MAX_BYTES`, or the URL or a redirect is not allowed
+        OSError: if the download fails
     """
-    # A server can delay each step, of which some know no timeout: the look-up of its name, a handshake, each header.
+    # In a thread, since a server can delay steps that have no timeout: name look-up, handshake, each header.
     running = _Download(url)
     thread = threading.Thread(target=running.run, daemon=True)
     try:
@@ -85,7 +84,7 @@ def download(url: str) -> io.BytesIO:
 
 
 class _Download:
-    """One download, to be run by a thread of its own."""
+    """One download, which runs in its own thread."""
 
     def __init__(self, url):
         self.content = None
@@ -106,29 +105,29 @@ class _Download:
             self.error = error
 
     def stop(self):
-        """Ends what is still under way."""
+        """Closes the open connections."""
         self._stopped = True
         for connection in self._sockets:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it is closed
+                pass  # already closed
 
     def check_target(self, is_local):
-        """Notes where a request goes, before it is sent, and refuses what a redirect must not lead to."""
+        """Refuses a redirect from the internet to a local address. Called before each request is sent."""
         if is_local and self._on_internet:
             raise ValueError("it redirects from the internet to an address of this machine or its network")
 
         self._on_internet = not is_local
 
     def add_connection(self, connection):
-        """Notes a connection that is open."""
+        """Registers an open connection, for :meth:`stop` to close."""
         self._sockets.append(connection)
         if self._stopped:
             raise TimeoutError("the download was stopped")
 
     def _read(self):
-        # Only what is needed: urllib's own opener also reads files and FTP.
+        # Only these handlers: urllib's default opener also reads files and FTP.
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -162,23 +161,23 @@ def _request(url):
 
 
 def _split_user(url):
-    """Splits a URL into one that can be requested, and the user and password."""
+    """Splits a URL into one without credentials, and the ``user:password``."""
     try:
         parts = urlsplit(url)
         user, _, host = parts.netloc.rpartition("@")
-        # urllib resolves escapes in a host later, and would ask for another host than the one that is checked.
+        # urllib unescapes the host later, and would connect to another host than the one that is checked.
         if parts.hostname and "%" not in host:
             path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
             return urlunsplit((parts.scheme, host, path, query, "")), user
     except ValueError:
-        pass  # its message may show the password
+        pass  # its message may contain the password
 
     raise ValueError("it is, or redirects to, no valid URL")
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, response, code, message, headers, url):
-        # Its body is of no use, and would be read to its end, which may never come.
+        # Otherwise urllib reads the body to its end, which may never come.
         response.close()
         if not is_url(url):
             raise ValueError("it redirects to what is no http(s) URL")
@@ -187,7 +186,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
 
 
 class _Opener:
-    """What the handlers of both schemes have in common."""
+    """The common part of the handlers of both schemes."""
 
     def __init__(self, download):
         super().__init__()
@@ -204,7 +203,7 @@ class _Opener:
                 super().connect()
                 download.add_connection(self.sock)
                 if not proxied:
-                    # The peer that was found, since a name may have another address each time it is looked up.
+                    # The connected peer's address, since a name may resolve to another address each time.
                     download.check_target(_is_local(self.sock.getpeername()[0]))
 
         return super().do_open(Connection, request, **options)
@@ -229,4 +228,4 @@ def _is_local_name(host):
     try:
         return any(_is_local(address[0]) for *_, address in socket.getaddrinfo(host, None))
     except OSError:
-        return False  # a name that the proxy alone can look up
+        return False  # only the proxy can resolve the name

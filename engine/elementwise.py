@@ -1,8 +1,7 @@
-"""What layers compute between their products: sums and norms, rotations, gates.
+"""The operations between a layer's matrix products: sums and norms, rotations, gates.
 
-It is little arithmetic, but as PyTorch's own operators each step passes over memory, which on a GPU takes as long as
-the products. There each is one kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, the plain
-operators are used.
+They are bound by memory: with PyTorch's operators, they take as long on a GPU as the products. There, each is one fused
+kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, PyTorch's operators are used.
 """
 
 from typing import TYPE_CHECKING
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Residual:
-    """The residual stream: what is embedded, and all that layers add to it.
+    """The residual stream: the embedded tokens, plus the layers' outputs.
 
-    What is added waits for the next norm, which reads the sum anyway.
+    An addition is deferred to the next norm, which reads the sum anyway.
 
     Args:
         values: a tensor ``(tokens, hidden)``, which is overwritten
@@ -34,10 +33,10 @@ class Residual:
         return len(self._values)
 
     def add(self, outputs: torch.Tensor) -> None:
-        """Adds what a layer says.
+        """Adds a layer's output.
 
         Args:
-            outputs: a tensor ``(tokens, hidden)``, which must not be changed any more
+            outputs: a tensor ``(tokens, hidden)``, which the caller must not change afterwards
         """
         if self._fuses and self._added is None:
             self._added = outputs
@@ -52,7 +51,7 @@ class Residual:
         Args:
             norm: a module with ``weight`` and ``variance_epsilon``
             out (None): the tensor to write to, of any floating type
-            dtype (None): without ``out``, the type of the result. ``None`` means the type of the sum
+            dtype (None): the type of the result if ``out`` is ``None``. ``None`` means the type of the sum
 
         Returns:
             ``out``, or a new tensor
@@ -72,11 +71,10 @@ class Residual:
 
 
 def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns the two halves of each head's vector into each other by an angle that tells its position (RoPE,
-    arXiv 2104.09864).
+    """Rotates the two halves of each head's vector by its position's angles (RoPE, arXiv 2104.09864).
 
     Args:
-        vectors: a tensor ``(tokens, heads, head_dim)``, of which a token's heads lie end to end. It may be overwritten
+        vectors: a tensor ``(tokens, heads, head_dim)``, contiguous in its last two dimensions. May be overwritten
         cos: a tensor ``(tokens, head_dim / 2)``
         sin: a tensor like ``cos``
 
@@ -103,7 +101,7 @@ def silu_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Te
     """Computes ``silu(gate) * up``, the middle of a gated MLP (SwiGLU, arXiv 2002.05202).
 
     Args:
-        gate_up: a tensor ``(tokens, 2 * inner)``: the gates, and what passes them. It may be overwritten
+        gate_up: a tensor ``(tokens, 2 * inner)``: the gates, then the gated values. May be overwritten
         out (None): the tensor ``(tokens, inner)`` to write to
 
     Returns:

@@ -23,9 +23,9 @@ class Embeddings:
 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
-    """Puts the embeddings of several calls together.
+    """Concatenates the embeddings of several calls.
 
     Args:
-        parts: a list of :class:`Embeddings`, at least one
+        parts: one or more :class:`Embeddings`
     """
     return Embeddings(np.concatenate([part.single for part in parts]), [rows for part in parts for rows in part.multi])

@@ -1,4 +1,4 @@
-"""The tensors of safetensors files: opened, and compared with what a network needs before they are read."""
+"""Opens safetensors files, and checks the shapes of their tensors before the tensors are read."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# What weights are stored as. Integers would be loaded as if they were the weights themselves.
+# The types that weights may be stored in. Quantised integers would be loaded as if they were the weights.
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def open_safetensors(path: str | os.PathLike, device: str = "cpu") -> "safe_open":
-    """Opens a safetensors file. Its header is read, and its length checked against it.
+    """Opens a safetensors file, and checks its length against its header.
 
     Args:
         path: the file
-        device ("cpu"): where its tensors will be read to
+        device ("cpu"): the device to read its tensors to
 
     Returns:
-        an open :class:`safetensors.safe_open`, to be used in a ``with`` statement
+        an open :class:`safetensors.safe_open`, for a ``with`` statement
 
     Raises:
-        CheckpointError: if the file is truncated or is no safetensors file
+        CheckpointError: if the file is truncated or not a safetensors file
     """
     from safetensors import SafetensorError, safe_open
 
@@ -48,7 +48,7 @@ def read_shapes(path: str | os.PathLike) -> dict[str, Shape]:
         a dict that maps tensor names to shape tuples
 
     Raises:
-        CheckpointError: if the file is truncated or is no safetensors file, or a tensor holds no floats
+        CheckpointError: if the file is truncated or not a safetensors file, or a tensor does not hold floats
     """
     shapes = {}
     with open_safetensors(path) as tensors:
@@ -68,12 +68,12 @@ def check_shapes(
     expected: Mapping[str, Shape],
     source: str | os.PathLike | Callable[[str], str | os.PathLike],
 ) -> None:
-    """Checks that a file, or a set of files, holds exactly the tensors that a module needs.
+    """Checks that one or more files hold exactly the tensors that a module needs.
 
     Args:
-        found: a dict that maps tensor names to shapes, as stored
-        expected: a dict that maps tensor names to shapes, as needed
-        source: where ``found`` comes from, for the message: a path, or a function of a tensor's name
+        found: the stored tensors' shapes by name
+        expected: the needed tensors' shapes by name
+        source: the file of ``found``, for the message: a path, or a function from a tensor's name to a path
 
     Raises:
         CheckpointError: naming the file and the first tensor that is missing, unknown or of another shape
