@@ -1,7 +1,7 @@
 """Linear layers with one of several LoRA adapters (arXiv 2106.09685), at little extra cost.
 
-An adapter adds ``B(A(x))`` to ``W(x)``, where ``A(x)`` has few dimensions. It is never merged into the weights ``W``, so
-switching adapters accumulates no rounding errors.
+An adapter adds ``B(A(x))`` to ``W(x)``, where ``A(x)`` has few dimensions. It is never merged into the weights ``W``,
+so switching adapters accumulates no rounding errors.
 """
 
 import weakref

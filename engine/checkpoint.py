@@ -115,8 +115,8 @@ def _from_hub(repository, revision):
             altered = _delete_altered(repository, snapshot)
             if altered:
                 raise CheckpointError(
-                    f"Downloaded from {repository!r}, {', '.join(map(str, altered))} twice did not have the hash that the "
-                    "hub publishes, and was deleted. Something alters it on the way: try another network"
+                    f"Downloaded from {repository!r}, {', '.join(map(str, altered))} twice did not have the hash that "
+                    "the hub publishes, and was deleted. Something alters it on the way: try another network"
                 )
 
         check_files(snapshot)

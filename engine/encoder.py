@@ -1,7 +1,7 @@
-"""The engine's face: texts and images in, embeddings out.
+"""The engine's interface: texts and images in, embeddings out.
 
-It plans the batches that the backbone runs, so that what a caller hands over at once does not decide how much memory is
-used, and it survives running out of memory by running less at a time.
+The encoder plans the batches that the backbone runs, so memory use does not depend on how many inputs a call has. If a
+batch does not fit into memory, it runs smaller ones.
 """
 
 import functools
@@ -29,8 +29,8 @@ from .processing import Processor
 from .sharing import shared_adapters, shared_backbone
 from .text_cache import TextCache
 
-# Inputs that are held prepared at a time, and sorted by length among each other. Of images that are prepared ahead,
-# which come twice, fewer: the first are waited for.
+# Inputs that are prepared, and sorted by length, at a time. Fewer for images that threads prepare ahead: two such
+# windows are in memory, and the GPU waits for the first.
 _WINDOW = 256
 _AHEAD = 64
 
@@ -38,20 +38,19 @@ _AHEAD = 64
 class Encoder:
     """Encodes texts and images with one checkpoint.
 
-    Short texts that come again are encoded once.
+    Repeated short texts are encoded once.
 
-    Encoders are light: all those of one checkpoint, device and precision share one copy of the weights. Each has its
-    own default task.
+    All encoders of one checkpoint, device and precision share one copy of the weights. Each has its own default task.
 
-    The weights are loaded when they are first needed, so that wrong arguments are told before that takes its time.
+    The weights are loaded when they are first needed, so wrong arguments fail before the loading.
 
     Args:
         directory: the checkpoint's directory
-        task ("retrieval"): the task of the calls that name none
-        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
+        task ("retrieval"): the default task
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first available
         precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on a CPU, ``"int8"``
-        adapter (None): a directory with adapters of one's own, ``adapter_config.json`` and
-            ``adapter_model.safetensors``, that are applied in place of the checkpoint's for the tasks that they are for
+        adapter (None): a directory with ``adapter_config.json`` and ``adapter_model.safetensors``, whose adapters
+            replace the checkpoint's for their tasks
 
     Raises:
         engine.checkpoint.CheckpointError: if the checkpoint or the adapter is damaged
@@ -84,7 +83,7 @@ class Encoder:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike, **kwargs: Any) -> "Encoder":
-        """Finds a checkpoint, or downloads it, and loads it, or shares the copy that the process has of it.
+        """Finds or downloads a checkpoint, and loads its weights, unless the process holds them already.
 
         Args:
             checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
@@ -94,7 +93,7 @@ class Encoder:
             an :class:`Encoder`
 
         Raises:
-            engine.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+            engine.checkpoint.CheckpointError: if the checkpoint cannot be found or downloaded, or is damaged
             ValueError: if an argument is not allowed
         """
         encoder = cls(resolve(checkpoint), **kwargs)
@@ -109,22 +108,22 @@ class Encoder:
     @functools.cached_property
     def _adapters(self):
         """The names of the adapters in the backbone, by task."""
-        # Held, since the backbone keeps the adapters that somebody holds.
+        # Kept as an attribute: the backbone deletes adapters that are no longer referenced.
         self._own_adapters = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
         return {task: task for task in self.tasks} | self._own_adapters
 
     def load(self) -> Backbone:
-        """Loads the weights, those of the adapters too, unless they are loaded.
+        """Loads the weights, adapters included, unless they are loaded.
 
         Returns:
             the :class:`engine.backbone.Backbone`
         """
-        self._adapters  # noqa: B018, loads when it is first asked for
+        self._adapters  # noqa: B018, a cached property that loads
         return self.backbone
 
     @property
     def task(self) -> str:
-        """The task of the calls that name none."""
+        """The default task."""
         return self._task
 
     @task.setter
@@ -157,10 +156,9 @@ class Encoder:
         """Encodes texts.
 
         Args:
-            texts: a list of strings, or one string
+            texts: strings, or one string
             task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
-            prompt_name ("query"): ``"query"`` or ``"passage"``: what the text is to its reader. With the task
-                ``"text-matching"`` all texts are queries
+            prompt_name ("query"): ``"query"`` or ``"passage"``. With the task ``"text-matching"`` all texts are queries
             max_length (None): the number of tokens to keep, prefix included, at most 32768
             truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
 
@@ -168,7 +166,7 @@ class Encoder:
             :class:`Embeddings`
 
         Raises:
-            TypeError: if an input is no string
+            TypeError: if an input is not a string
             ValueError: if an argument is not allowed
         """
         task = self._check_task(task)
@@ -220,14 +218,13 @@ class Encoder:
         """Encodes images.
 
         Args:
-            images: a list of images, or one: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
+            images: images, or one image: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
                 URLs or :class:`engine.image_batch.ResizedImage`
             task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
-            max_pixels (None): the area in pixels down to which larger images are resized; the cost of an image grows
-                with it. ``None`` means the checkpoint's own, 602112 pixels or 768 visual tokens
+            max_pixels (None): larger images are resized down to this area, in pixels. The cost of an image grows with
+                it. ``None`` means the checkpoint's own limit, 602112 pixels or 768 visual tokens
             truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
-            tasks (None): a list of tasks in place of one. The vision tower, half of the work, is the same for all, and
-                runs once
+            tasks (None): a list of tasks, in place of ``task``. The vision tower, half of the work, runs once for all
 
         Returns:
             :class:`Embeddings`, or with ``tasks`` a dict of them by task
@@ -246,7 +243,7 @@ class Encoder:
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
             checked_tasks,
             truncate_dim,
-            # A CPU has no time for it.
+            # On a CPU, the threads would compete with the model.
             ahead=self.device.type != "cpu" and not all(isinstance(source, ResizedImage) for source in sources),
         )
         return embeddings[0] if tasks is None else dict(zip(checked_tasks, embeddings, strict=True))
@@ -261,10 +258,10 @@ class Encoder:
     def _encode(self, inputs, tokenize, tasks, truncate_dim, ahead=False):
         """Encodes inputs for each of several tasks.
 
-        With ``ahead``, threads prepare the next inputs meanwhile.
+        With ``ahead``, threads prepare the next inputs at the same time.
 
         Returns:
-            a list of :class:`Embeddings`, one a task
+            a list of :class:`Embeddings`, one per task
         """
         inputs = list(inputs)
         dim = truncate_dim or self.backbone.hidden_size
@@ -274,10 +271,10 @@ class Encoder:
             for result, (single, multi) in zip(embeddings, fetch(), strict=True):
                 result.single[batch] = single
                 for i, vectors in zip(batch, multi, strict=True):
-                    # A copy, lest one kept row keep the memory of its whole batch.
+                    # A copy: a view would keep the whole batch's memory.
                     result.multi[i] = vectors.copy()
 
-        # A GPU computes one batch while the next is prepared, and while what came of the last is copied.
+        # A GPU computes a batch while the next is prepared, and the results of the last are copied.
         pending = None
         for start, prepared in windows(tokenize, inputs, _AHEAD if ahead else _WINDOW, ahead):
             for batch in plan_batches([len(tokens) for tokens in prepared], lambda: self.backbone.token_budget):
@@ -291,7 +288,7 @@ class Encoder:
         if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
             if self.dtype == torch.float32:
                 raise FloatingPointError(
-                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and hold values "
+                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and contain values "
                     "that are not finite or far too large. Download them again"
                 )
             raise FloatingPointError(
@@ -302,10 +299,10 @@ class Encoder:
         return embeddings
 
     def _launch(self, batch, tasks, truncate_dim):
-        """Runs a batch, as much of it at a time as memory allows.
+        """Runs a batch, in parts if it does not fit into memory.
 
         Returns:
-            a function that waits for the results and returns, for each task, the single vectors and the list of the
+            a function that waits for the results and yields, for each task, the single vectors and the list of
             multi-vectors
         """
 
@@ -342,7 +339,7 @@ def _as_list(images):
 
 
 def _pooled(batch):
-    """The slices of a pack's tokens whose means are the single vectors."""
+    """Returns the slices of a pack's tokens that are averaged to single vectors."""
     starts = itertools.accumulate((len(tokens) for tokens in batch), initial=0)
     return [
         slice(start + tokens.pooled.start, start + tokens.pooled.stop)

@@ -1,4 +1,4 @@
-"""What crosses from a data loader's worker to the model: resized images, one by one and in batches."""
+"""Resized images, and batches of them, as a data loader's worker sends them to the model."""
 
 import math
 import shutil
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class ResizedImage:
-    """An image that fits the model's grid: what crosses from a data loader's worker to the model.
+    """An image that is resized to the model's grid.
 
     Args:
         pixels: a uint8 tensor ``(3, height, width)``, both sides multiples of a visual token's side
@@ -23,11 +23,11 @@ class ResizedImage:
 
 
 class ImageBatch(list):
-    """A batch on its way from a data loader's worker: a list of :class:`ResizedImage`, and of what stands for others.
+    """A list of :class:`ResizedImage`, and of placeholders for failed images, that a data loader's worker sends.
 
-    All pixels leave the worker as one tensor, through shared memory. A tensor an image would hold a file descriptor an
-    image, of which a process may have fewer than a batch has images. Through the worker's pipe, they would keep it busy
-    writing, where it notices neither that its parent is gone nor that another worker was killed.
+    All pixels leave the worker as one tensor, through shared memory. One tensor per image would need one file
+    descriptor per image, which may be more than a process can have. A worker that writes pixels to its pipe notices
+    neither that its parent is gone nor that another worker was killed.
     """
 
     def __reduce__(self) -> tuple[Callable, tuple]:
@@ -36,7 +36,7 @@ class ImageBatch(list):
         if images:
             pixels = torch.cat([image.pixels.flatten() for image in images])
             if not _fits_into_shared_memory(pixels.numel()):
-                # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
+                # A worker that writes more than /dev/shm holds, 64 MB in some containers, is killed.
                 pixels = pixels.numpy()
         sizes = [tuple(image.pixels.shape) for image in images]
         items = [image.name if isinstance(image, ResizedImage) else _Placeholder(image) for image in self]
@@ -52,7 +52,7 @@ def _fits_into_shared_memory(size):
 
 @dataclass(frozen=True)
 class _Placeholder:
-    """What stands for an image in a batch."""
+    """An item of a batch that is not a :class:`ResizedImage`."""
 
     item: object
 

@@ -1,4 +1,4 @@
-"""Images of any form -> Pillow images in RGB, upright, as people see them."""
+"""Loads images from files, URLs, arrays and tensors, as viewers show them: upright, in RGB."""
 
 import os
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ Loadable = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
 
 
 def load_image(source: Loadable) -> Image.Image:
-    """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
+    """Loads an image as viewers show it: the EXIF orientation is applied, an alpha channel is dropped.
 
-    Of 16-bit grays, the high byte is taken. Other pixels of more than 8 bits have no agreed range, and are refused.
+    16-bit grayscale is reduced to its high byte. Other pixels of over 8 bits have no standard range, and are refused.
 
     Args:
         source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
@@ -35,9 +35,9 @@ def load_image(source: Loadable) -> Image.Image:
 
 
 def describe(source: object) -> str:
-    """Names an image in a message: its path or URL where it has one, else its type and shape.
+    """Names an image for messages: by its path or URL if it has one, else by its type and shape.
 
-    Control characters are escaped, and a URL is shown without its user, its password and the values of its query.
+    Control characters are escaped. User, password and the query's values are removed from URLs.
     """
     if isinstance(source, (str, os.PathLike)):
         return readable(os.fsdecode(source))
@@ -51,6 +51,7 @@ def describe(source: object) -> str:
 
 @contextmanager
 def errors_about(source: object) -> Iterator[None]:
+    """Turns exceptions into an :class:`ImageError` that names the image, as a context."""
     try:
         yield
     except ImageError:
@@ -61,7 +62,7 @@ def errors_about(source: object) -> Iterator[None]:
 
 
 def load_upright(source: Loadable) -> Image.Image:
-    """Loads an image in its own mode, which may be the caller's own image."""
+    """Loads an image in its own mode. The result may be the source itself."""
     if isinstance(source, (str, os.PathLike)):
         with open_image_file(source) as image:
             return _upright(image)
@@ -79,23 +80,23 @@ def load_upright(source: Loadable) -> Image.Image:
 
 def _upright(image):
     if isinstance(image, ImageFile.ImageFile):
-        check_area(image)  # before its pixels are read
+        check_area(image)  # before the pixels are read
 
     image.load()
-    # Where there is nothing to turn, this spares the copy that Pillow makes all the same.
+    # Pillow's function copies the image even if there is nothing to rotate.
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return ImageOps.exif_transpose(image) if turned else image
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to RGB, if that is not its mode."""
+    """Converts an image to RGB, unless it is RGB."""
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
+        raise ValueError(f"pixels of mode {image.mode!r} have no standard range: convert the image to 8 bits")
     if image.mode.startswith("I;16"):
-        # Viewers show the high byte. Pillow would clip, and show all but the darkest 256 of 65536 grays as white.
+        # Viewers show the high byte. Pillow would clip to 255, so all but the darkest 256 of 65536 grays become white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if isinstance(image.info.get("transparency"), bytes):
-        # Pillow drops a palette's alpha without a remark only by this way.
+        # By way of RGBA, since Pillow warns when it drops a palette's alpha directly.
         image = image.convert("RGBA")
 
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,7 +1,7 @@
-"""Image files -> pixels -> patches.
+"""Images -> resized pixels -> patches.
 
-A worker of a data loader does the first half, up to a :class:`ResizedImage`; the second, :func:`patchify`, runs where
-the model does. Only torch, numpy and Pillow are imported here, so that a worker starts quickly.
+A data loader's worker runs :func:`resize_image`. :func:`patchify` runs on the model's device. Only torch, numpy and
+Pillow are imported here, so that a worker starts quickly.
 """
 
 import functools
@@ -30,7 +30,7 @@ _STRIP_PIXELS = 1 << 20
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images become patches, as ``preprocessor_config.json`` states it."""
+    """The settings of ``preprocessor_config.json``."""
 
     patch_size: int
     merge_size: int
@@ -83,7 +83,7 @@ class ImageSettings:
 
     @property
     def token_size(self) -> int:
-        """The side of the square that one visual token covers, in pixels of the resized image."""
+        """The side of a visual token's square, in pixels of the resized image."""
         return self.patch_size * self.merge_size
 
     def check_max_pixels(self, max_pixels: int | None) -> int:
@@ -96,7 +96,7 @@ class ImageSettings:
             the limit, in pixels
 
         Raises:
-            ValueError: if it is no such number
+            ValueError: if it is another value
         """
         if max_pixels is None:
             return self.max_pixels
@@ -106,7 +106,7 @@ class ImageSettings:
 
 
 def is_one_image(value: object) -> bool:
-    """Tells an image, of any kind that :func:`resize_image` takes, from a sequence of images."""
+    """Whether a value is one image that :func:`resize_image` takes, not a sequence of images."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim <= 3
 
@@ -114,10 +114,10 @@ def is_one_image(value: object) -> bool:
 
 
 def resized_size(height: int, width: int, settings: ImageSettings, max_pixels: int) -> tuple[int, int]:
-    """Computes the size at which the model sees an image.
+    """Computes the size that an image is resized to.
 
-    Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as that allows, and the
-    area is brought between ``settings.min_pixels`` and ``max_pixels``. This is Qwen2-VL's resizing rule
+    Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as possible, and the area
+    is brought between ``settings.min_pixels`` and ``max_pixels``. This is Qwen2-VL's resizing rule
     (arXiv 2409.12191, section 2.1), with Python's rounding of halves to even.
 
     Args:
@@ -153,7 +153,7 @@ def resized_size(height: int, width: int, settings: ImageSettings, max_pixels: i
 
 
 def grid_of_file(path: str | os.PathLike, settings: ImageSettings, max_pixels: int | None = None) -> tuple[int, int]:
-    """Computes how the visual tokens of an image lie on it, without reading its pixels.
+    """Computes the grid of an image file's visual tokens, without reading its pixels.
 
     Args:
         path: the image's path
@@ -164,11 +164,11 @@ def grid_of_file(path: str | os.PathLike, settings: ImageSettings, max_pixels: i
         a ``(rows, columns)`` tuple
 
     Raises:
-        Exception: if the file is no image, of whatever kind that is
+        Exception: of any type, if the file is not an image
     """
     with open_image_file(path) as image:
         width, height = image.size
-        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # rotated by 90 degrees
             width, height = height, width
     height, width = resized_size(height, width, settings, max_pixels or settings.max_pixels)
     return height // settings.token_size, width // settings.token_size
@@ -177,7 +177,7 @@ def grid_of_file(path: str | os.PathLike, settings: ImageSettings, max_pixels: i
 def resize_image(source: ImageSource, settings: ImageSettings, max_pixels: int | None = None) -> ResizedImage:
     """Loads an image and resizes it to the model's grid.
 
-    The resize is bicubic and antialiased, on uint8, on the CPU: bit by bit what torchvision's resize gives.
+    The resize is bicubic and antialiased, on uint8, on the CPU. It is bit-identical to torchvision's.
 
     Args:
         source: an image as :func:`engine.image_loading.load_image` takes it. A :class:`ResizedImage` is left as it is
@@ -205,8 +205,8 @@ def resize_image(source: ImageSource, settings: ImageSettings, max_pixels: int |
 
 
 def _resize(image, height, width):
-    # The resize is by rows, then by columns. Done by rows a strip at a time, it needs no second copy of a large image,
-    # but takes a little longer.
+    # The resize is separable. Large images are narrowed strip by strip, which needs no second copy of the image, but
+    # takes a little longer.
     if image.width * image.height > 4 * _STRIP_PIXELS:
         step = max(1, _STRIP_PIXELS // image.width)
         narrowed = torch.empty(3, image.height, width, dtype=torch.uint8)
@@ -231,15 +231,15 @@ def _interpolate(pixels, height, width):
 
 
 def patchify(pixels: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
-    """Cuts an image into the patches that the vision tower reads.
+    """Normalises an image and cuts it into patches.
 
     Args:
-        pixels: the uint8 tensor ``(3, height, width)`` of a :class:`ResizedImage`. The computation runs where it is
+        pixels: the uint8 tensor ``(3, height, width)`` of a :class:`ResizedImage`, on any device
         settings: an :class:`ImageSettings`
 
     Returns:
-        a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. Patches are in the order of the
-        visual tokens that they merge into, and each shows the one image as two identical frames
+        a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. The patches
+        of a visual token are consecutive. Each patch has two identical frames
     """
     mean, std = _statistics(settings, pixels.device)
     pixels = (pixels.float() - mean) / std

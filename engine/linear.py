@@ -1,4 +1,4 @@
-"""Linear layers, each in the form in which the processor at hand computes it fastest."""
+"""Linear layers, in the form that is fastest on the processor."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -9,17 +9,17 @@ from torch.nn.functional import linear
 
 from .kernels import int8_product, pack, packed_linear, packs
 
-# Tokens at a time, so that what is on the way from one step to the next stays in the cache.
+# Tokens at a time, so that intermediate results stay in the cache.
 _ROWS = 1024
 
 
 def make_linear(
     weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Makes a linear layer.
+    """Creates a linear layer.
 
     Args:
-        weight: a tensor ``(outputs, inputs)``. It may be kept, or not
+        weight: a tensor ``(outputs, inputs)``. The layer may keep it
         bias (None): a tensor ``(outputs,)``
         int8 (False): whether to round the weights to 8 bits
 
@@ -34,7 +34,7 @@ def make_linear(
 
 
 class PlainLinear:
-    """A linear layer as it is."""
+    """A linear layer by PyTorch's own operator."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = weight, bias
@@ -44,10 +44,10 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """A linear layer whose weights lie in the order in which oneDNN's kernels for this CPU read them.
+    """A linear layer with weights in the layout of oneDNN's kernels for this CPU.
 
-    Otherwise each product brings them into such an order, which for a short text takes longer than the product.
-    The operators are those to which torch's own compiler lowers the layers of a frozen model.
+    Without it, each product reorders the weights, which for a short text takes longer than the product.
+    torch's compiler uses the same operators for the layers of a frozen model.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -58,10 +58,10 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """A linear layer in 8-bit integers, for CPUs, whose integer units multiply faster than their float ones.
+    """A linear layer in 8-bit integers, for CPUs, whose integer units are faster than their float units.
 
-    Each row of the weights has a scale of its own, and so has each token's input, found as it comes: a token with large
-    values does not cost the others their precision.
+    Each row of the weights has its own scale, and so has each input token, so a token with large values does not
+    reduce the precision of the others.
 
     Args:
         weight: a tensor ``(outputs, inputs)``
@@ -72,13 +72,13 @@ class Int8Linear:
         self._product, largest = int8_product()
         weight = weight.float()
         scale = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
-        # Inputs first, which is how the product reads them fastest.
+        # Transposed, since the product reads this layout fastest.
         self._weight = (weight / scale[:, None]).round().to(torch.int8).T.contiguous()
         self._scale = scale
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Multiplies.
+        """Computes the layer.
 
         Args:
             inputs: a float32 tensor ``(tokens, inputs)``
@@ -97,7 +97,7 @@ class Int8Linear:
 
 
 def take_weights(layers: Sequence[nn.Linear | nn.Conv3d]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Takes the weights out of layers that share their input, so that they are held once, wherever they go.
+    """Takes the weights out of layers that share their input, so that they are in memory once.
 
     Args:
         layers: a list of :class:`torch.nn.Linear`

@@ -1,4 +1,4 @@
-"""What to do when a batch does not fit into memory: half of it at a time."""
+"""Splits batches that do not fit into memory."""
 
 import gc
 from collections.abc import Callable, Sequence, Sized
@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import torch
 
-# The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized"
-# where there was no memory left for its workspace.
+# The allocators of the CPU, MPS, cuBLAS and cuDNN raise plain RuntimeErrors with these messages. cuBLAS says "not
+# initialized" if there was no memory for its workspace.
 _MESSAGES = (
     "out of memory",
     "can't allocate memory",
@@ -28,18 +28,18 @@ def in_halves(
     inputs: Sequence[Input],
     failed: Callable[[Sequence[Input]], None] | None = None,
 ) -> list[Result]:
-    """Calls a function with a batch; where memory does not suffice, with its halves, and so on.
+    """Calls a function with a batch. If it runs out of memory, calls it with each half, recursively.
 
     Args:
         function: a function of a list of inputs that returns a list of results
-        inputs: a list of inputs, of which ``len()`` tells the number of tokens
-        failed (None): a function to call with each list of inputs that memory did not suffice for
+        inputs: a list of inputs, whose ``len()`` is their number of tokens
+        failed (None): a function to call with each list of inputs that did not fit into memory
 
     Returns:
         the list of results
 
     Raises:
-        MemoryError: if an input does not fit alone
+        MemoryError: if a single input does not fit
     """
     try:
         return function(inputs)
@@ -50,7 +50,7 @@ def in_halves(
             raise
         reason = str(error)
 
-    # Outside the handler, whose traceback keeps the failed pass's tensors alive.
+    # Outside the except block, whose traceback keeps the failed call's tensors alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

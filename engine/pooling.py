@@ -1,6 +1,6 @@
-"""Hidden states -> the single vector and the multi-vector; truncation and pooling of either.
+"""Hidden states -> single vectors and multi-vectors; truncates and pools them.
 
-Every vector that leaves this file is float32 and of length 1 (L2), whatever precision the model runs in.
+All results are float32 vectors of length 1 (L2), in any precision of the model.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,13 @@ def single_vectors(hidden_states: torch.Tensor, pooled: Sequence[slice]) -> torc
 
     Args:
         hidden_states: a tensor ``(tokens, hidden)``, after the final norm, of N inputs end to end
-        pooled: a list of N slices of the tokens to average
+        pooled: for each input, the slice of its tokens to average
 
     Returns:
         a float32 tensor ``(N, hidden)``, rows of length 1
     """
-    # Sums by one product: a slice at a time would keep a GPU waiting. Normalised, a sum is a mean.
+    # One matrix product computes all sums, since a GPU would wait between slices. A normalised sum equals a normalised
+    # mean.
     ends = torch.tensor([[tokens.start, tokens.stop] for tokens in pooled]).view(-1, 2)
     starts, stops = to_device(ends, hidden_states.device).split(1, dim=1)
     positions = torch.arange(len(hidden_states), device=hidden_states.device)
@@ -35,7 +36,7 @@ def single_vectors(hidden_states: torch.Tensor, pooled: Sequence[slice]) -> torc
 
 
 def multi_vectors(projected: torch.Tensor) -> torch.Tensor:
-    """Normalises projected tokens, the rows of multi-vectors.
+    """Normalises projected tokens to the rows of multi-vectors.
 
     Args:
         projected: a tensor ``(tokens, 128)``
@@ -47,13 +48,13 @@ def multi_vectors(projected: torch.Tensor) -> torch.Tensor:
 
 
 def unit(vectors: ArrayLike) -> np.ndarray:
-    """Scales vectors that are arrays already to length 1.
+    """Scales vectors to length 1.
 
     Args:
-        vectors: an array ``(..., dim)``, or what numpy makes one of
+        vectors: an array ``(..., dim)``, or what numpy converts to one
 
     Returns:
-        a float32 array of the same shape. A vector of zeros stays as it is
+        a float32 array of the same shape. Zero vectors stay zero
     """
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
@@ -78,7 +79,7 @@ def pool_multi_vectors(multi_vectors: Sequence[np.ndarray], strategy: str, dim: 
     Args:
         multi_vectors: a list of N float32 arrays ``(tokens_i, dim)``
         strategy: ``"mean"`` over the tokens, or ``"max"`` for the largest value of each dimension
-        dim (128): the dimensions of the result where the list is empty
+        dim (128): the dimensions of the result if the list is empty
 
     Returns:
         a float32 array ``(N, dim)``, rows of length 1
@@ -88,7 +89,7 @@ def pool_multi_vectors(multi_vectors: Sequence[np.ndarray], strategy: str, dim: 
 
     starts = np.cumsum([0] + [len(vectors) for vectors in multi_vectors[:-1]])
     tokens = np.concatenate(multi_vectors)
-    # Normalised, the sum is the mean. In float64, so many additions lose nothing.
+    # A normalised sum equals a normalised mean. float64 avoids rounding errors in long sums.
     pooled = (
         np.add.reduceat(tokens, starts, dtype=np.float64) if strategy == "mean" else np.maximum.reduceat(tokens, starts)
     )

@@ -1,10 +1,10 @@
 """Texts and images -> token ids and positions.
 
-The contract that the rest of the engine relies on:
+The model's input format:
 
-- a text is ``"Query: <text>"`` or ``"Passage: <text>"``, and nothing else: no chat template, no begin or end token;
-- an image is one fixed prompt around its visual tokens, one token for each 2x2 block of 14x14 patches;
-- positions have three axes (time, height, width) that are equal in text and follow the grid in an image.
+- A text is ``"Query: <text>"`` or ``"Passage: <text>"``, without a chat template, begin or end token.
+- An image is a fixed prompt around its visual tokens, one for each 2x2 block of 14x14 patches.
+- Positions have three axes: time, height and width. They are equal in text, and follow the grid in an image.
 """
 
 import os
@@ -26,14 +26,14 @@ _IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{visual_tokens}<|vision_end|>
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text or image, as the language model reads it.
+    """The input of the language model for one text or image.
 
     Args:
         ids: an int64 tensor ``(length,)``
         positions: an int64 tensor ``(3, length)``: time, height, width
         pooled: the slice of the tokens whose mean is the single vector
-        own: the slice of the tokens of the text or image itself, without the prefix or prompt that it is put into
-        image (None): the :class:`ResizedImage` whose visual tokens these are, for an image
+        own: the slice of the tokens of the text or image itself, without the prefix or prompt
+        image (None): for an image, its :class:`ResizedImage`
     """
 
     ids: torch.Tensor
@@ -58,12 +58,12 @@ class Processor:
 
         config = read_config(directory)
         try:
-            # The concrete class: the automatic ones would ask to run the repository's own Python.
+            # Not AutoTokenizer, which would ask to run the repository's own Python code.
             self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
-        except Exception as error:  # of any kind, from several libraries
+        except Exception as error:  # of many types, from several libraries
             raise CheckpointError(
                 f"The tokenizer in {directory} cannot be read ({type(error).__name__}: {error}). Download "
-                "tokenizer.json, tokenizer_config.json and what else there is of it again"
+                "tokenizer.json, tokenizer_config.json and its other files again"
             ) from error
 
         self.image_settings = ImageSettings.from_checkpoint(directory)
@@ -86,7 +86,7 @@ class Processor:
         self._prefix_lengths = {prefix: len(self.ids(prefix)) for prefix in ("Query:", "Passage:")}
 
     def ids(self, text: str, **options: Any) -> torch.Tensor:
-        """Returns the ids of a text's tokens, as it stands, without a prefix: an int64 tensor ``(length,)``."""
+        """Returns the token ids of a text, without a prefix: an int64 tensor ``(length,)``."""
         return torch.tensor(self._tokenizer(text, **options)["input_ids"], dtype=torch.long)
 
     def text_tokens(
@@ -104,7 +104,7 @@ class Processor:
             the text's :class:`Tokens`
 
         Raises:
-            TypeError: if the text is no string
+            TypeError: if the text is not a string
             ValueError: if an argument is not allowed
         """
         if not isinstance(text, str):
@@ -115,15 +115,15 @@ class Processor:
 
         is_passage = prompt_name == "passage" and task != "text-matching"
         prefix = "Passage:" if is_passage else "Query:"
-        # Cut here, not by the tokenizer, whose limit is one that all threads share.
+        # Not truncated by the tokenizer, whose limit is shared by all threads.
         ids = self.ids(f"{prefix} {text}", verbose=False)[: max_length or MAX_LENGTH]
         own = slice(min(self._prefix_lengths[prefix], len(ids)), len(ids))
         return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)), own)
 
     def token_texts(self, tokens: Tokens) -> list[str]:
-        """Returns what each of a text's own tokens says, a list of strings.
+        """Decodes each of a text's own tokens to a string.
 
-        A character that is spelled in several tokens is told by none of them: each has a replacement character.
+        A character of several tokens is decoded to a replacement character in each.
 
         Args:
             tokens: the text's :class:`Tokens`
@@ -131,7 +131,7 @@ class Processor:
         return [self._tokenizer.decode([token]) for token in tokens.ids[tokens.own].tolist()]
 
     def grid(self, image: ResizedImage) -> tuple[int, int]:
-        """Returns how an image's visual tokens lie on it, as a ``(rows, columns)`` tuple.
+        """Returns the grid of an image's visual tokens, a ``(rows, columns)`` tuple.
 
         They are in the order of reading: the first row from left to right, then the next.
 
@@ -143,23 +143,23 @@ class Processor:
 
     @property
     def tokens_around_image(self) -> tuple[int, int]:
-        """The numbers of tokens of the image prompt before an image's visual tokens, and after them."""
+        """The numbers of the image prompt's tokens before and after the visual tokens."""
         return len(self._before_image), len(self._after_image)
 
     def image_tokens(self, image: ResizedImage) -> Tokens:
-        """Lays an image's visual tokens into the model's image prompt.
+        """Builds the model's image prompt with an image's visual tokens.
 
         Args:
             image: a :class:`ResizedImage`
 
         Returns:
-            the image's :class:`Tokens`. The single vector pools the visual tokens and the two that enclose them
+            the image's :class:`Tokens`. The single vector pools the visual tokens and the two around them
         """
         rows, columns = self.grid(image)
         before, after = self._before_image, self._after_image
         ids = torch.cat([before, self._visual_token.expand(rows * columns), after])
 
-        # Text, then the grid from where the text stopped, then text from the grid's far edge on.
+        # The grid's positions begin after the text's. The text after it begins at the grid's longer side.
         start, end = len(before), len(before) + max(rows, columns)
         grid = torch.stack(
             [

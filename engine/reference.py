@@ -1,6 +1,6 @@
-"""The reference that the engine is checked against: transformers' own Qwen2.5-VL with PEFT's adapters, in float32.
+"""The reference implementation for :mod:`engine.verification`, in float32.
 
-Inputs run one at a time, with transformers' tokenizer and image processor.
+It runs transformers' own Qwen2.5-VL, tokenizer and image processor, with PEFT's adapters, on one input at a time.
 """
 
 import os
@@ -19,7 +19,7 @@ _IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{}<|vision_end|>Describe the 
 
 
 class Reference:
-    """The weights as transformers and PEFT run them, in float32."""
+    """Runs the weights by transformers and PEFT, in float32."""
 
     def __init__(self, directory: str | os.PathLike, device: torch.device, settings: Mapping[str, Any]) -> None:
         from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor
@@ -40,13 +40,13 @@ class Reference:
         """Embeds texts and images for all tasks.
 
         Returns:
-            a dict of the single vector and the multi-vector, arrays of float64, by the task and the input's name
+            a dict of ``(single vector, multi-vector)``, float64 arrays, by ``(task, name)``
         """
         found = {}
         for task in self._tasks:
             self._network.set_adapter(task)
             for name, (text, prompt_name) in texts.items():
-                # Text matching is symmetric: all its texts are queries.
+                # Text matching is symmetric: all texts are queries.
                 prefix = "Passage" if prompt_name == "passage" and task != "text-matching" else "Query"
                 ids = torch.tensor([self._tokenizer(f"{prefix}: {text}")["input_ids"]], device=self._device)
                 found[task, name] = self._vectors({"input_ids": ids}, slice(None))
@@ -62,7 +62,7 @@ class Reference:
         is_visual = ids == self._towers.model.config.image_token_id
         first = int(is_visual[0].nonzero()[0])
         inputs = {**inputs, "input_ids": ids, "mm_token_type_ids": is_visual.int()}
-        # The visual tokens, and the two that enclose them.
+        # The visual tokens and the two around them.
         return self._vectors(inputs, slice(first - 1, first + visual + 1))
 
     def _vectors(self, inputs, pooled):

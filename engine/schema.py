@@ -1,7 +1,7 @@
-"""What the values in a checkpoint's JSON files must be: their types and ranges.
+"""The types and ranges of the values in a checkpoint's JSON files.
 
-A schema is a dict of keys to checks. A check is a function of a value that says what it expected in place of it, or
-returns ``None`` where the value is right. A key whose check is marked by :func:`optional` may be absent.
+A schema maps keys to checks. A check is a function of a value. It returns ``None`` if the value is valid, else a
+description of what it expects. A key may be absent if its check is :func:`optional`.
 """
 
 import numbers
@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 
 
 def integer(minimum: int, maximum: int = 10**12) -> Check:
-    """An integer in a range."""
+    """Checks for an integer in a range."""
 
     def check(value):
         if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
@@ -25,7 +25,7 @@ def integer(minimum: int, maximum: int = 10**12) -> Check:
 
 
 def number(minimum: float, maximum: float) -> Check:
-    """A number in a range, which NaN is not."""
+    """Checks for a number in a range. NaN is in none."""
 
     def check(value):
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and minimum <= value <= maximum:
@@ -36,7 +36,7 @@ def number(minimum: float, maximum: float) -> Check:
 
 
 def list_of(item: Check, length: int | None = None) -> Check:
-    """A list that is not empty, of items that each pass a check, and, where ``length`` is given, of as many."""
+    """Checks for a list that is not empty, of items that pass a check, and of a length, if it is given."""
 
     def check(value):
         if not isinstance(value, list) or not value or (length is not None and len(value) != length):
@@ -47,7 +47,7 @@ def list_of(item: Check, length: int | None = None) -> Check:
 
 
 def one_of(*choices: Any) -> Check:
-    """One of a few values, of the same type."""
+    """Checks for one of a few values, of the same type."""
 
     def check(value):
         if any(type(value) is type(choice) and value == choice for choice in choices):
@@ -58,17 +58,17 @@ def one_of(*choices: Any) -> Check:
 
 
 def present(value: Any) -> str | None:
-    """Anything."""
+    """Accepts any value."""
     return None
 
 
 def name(value: Any) -> str | None:
-    """A name of letters, digits, underscores and hyphens."""
+    """Checks for a name of letters, digits, underscores and hyphens."""
     return None if isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) else "a name"
 
 
 def optional(check: Check) -> Check:
-    """The same check, of a key that may be absent or ``null``."""
+    """Makes the key of a check optional: it may be absent or ``null``."""
     return _Optional(check)
 
 
@@ -81,15 +81,15 @@ class _Optional:
 
 
 def find_problem(values: Any, schema: Schema, where: str = "") -> str | None:
-    """Compares a JSON object with a schema.
+    """Checks a JSON object against a schema.
 
     Args:
         values: the decoded JSON
-        schema: a dict of keys to checks, or to further such dicts
-        where (""): what stands before the keys in the message
+        schema: a dict of keys to checks, or to nested schemas
+        where (""): the prefix of the keys in the message
 
     Returns:
-        what to say of the file: the key, its value and what was expected; or ``None`` if all is right
+        the rest of a sentence about the file: the key, its value and what was expected. ``None`` if all is valid
     """
     if not isinstance(values, dict):
         return f"has {_show(values)} {'for ' + repr(where[:-1]) if where else 'in it'}, expected an object"
@@ -110,14 +110,14 @@ def find_problem(values: Any, schema: Schema, where: str = "") -> str | None:
 def _show(value):
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists within lists
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deeply nested lists
         text = f"a very long {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _SIZE = integer(1, 10**9)
 
-# What describes the network.
+# The keys of config.json that describe the network.
 CONFIG: Schema = {
     "text_config": {
         "hidden_size": _SIZE,
@@ -150,7 +150,7 @@ CONFIG: Schema = {
     "multi_vector_projector_dim": _SIZE,
 }
 
-# How positions turn vectors. In ``text_config``, it has this layout since transformers 5, and an older one before.
+# The rotary settings in ``text_config``, see :func:`rope_parameters`.
 ROPE: Schema = {
     "rope_theta": number(1, 1e12),
     "mrope_section": list_of(integer(1, 10**6), length=3),
@@ -165,7 +165,7 @@ ADAPTER: Schema = {
     "lora_alpha": number(1e-6, 1e9),
     "target_modules": present,
     "use_rslora": optional(one_of(True, False)),
-    # What would make of the same tensors another adapter.
+    # Settings that would change how the tensors are applied.
     "peft_type": optional(one_of("LORA")),
     "bias": optional(_EMPTY),
     "use_dora": optional(_EMPTY),
@@ -189,10 +189,10 @@ IMAGES: Schema = {
 
 
 def find_config_problem(config: Any) -> str | None:
-    """Checks the decoded ``config.json``, each value and then how they fit together.
+    """Checks the decoded ``config.json``: each value, and then their consistency.
 
     Returns:
-        what to say of the file, or ``None`` if all is right
+        the rest of a sentence about the file, or ``None`` if all is valid
     """
     problem = find_problem(config, CONFIG)
     if problem is None:
@@ -232,7 +232,7 @@ def find_config_problem(config: Any) -> str | None:
 
 
 def rope_parameters(text_config: dict[str, Any]) -> Any:
-    """Returns the rotary settings of a ``text_config`` of either layout, as one dict."""
+    """Returns the rotary settings of a ``text_config``, in the layout since transformers 5 or the older one."""
     settings = text_config.get("rope_parameters") or text_config.get("rope_scaling")
     if not isinstance(settings, dict):
         return settings

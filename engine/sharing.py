@@ -1,4 +1,4 @@
-"""One backbone per checkpoint, device and precision in a process, however many encoders use it."""
+"""Shares one backbone per checkpoint, device and precision among all encoders of a process."""
 
 import os
 import threading
@@ -16,9 +16,9 @@ _SHARED_LOCK = threading.Lock()
 
 
 def shared_backbone(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """Returns the process's one copy of a checkpoint on a device, loading it if no instance holds it.
+    """Returns the process's shared copy of a checkpoint on a device. Loads it if there is none.
 
-    The copy is freed when the last instance that holds it goes.
+    The copy is freed when its last user is.
 
     Args:
         directory: the checkpoint's directory
@@ -38,20 +38,20 @@ def shared_backbone(directory: str | os.PathLike, device: torch.device, dtype: t
 
 
 def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "AdapterNames":
-    """Adds adapters of one's own to a backbone, unless it holds them already.
+    """Adds a user's adapters to a backbone, unless it has them already.
 
-    The base weights are not copied. A file that was written anew since is another one. Adapters that nobody holds any
-    longer make room for the new ones.
+    The base weights are not copied. A file that has changed since is loaded again. Adapters that are no longer
+    referenced are deleted.
 
     Args:
         backbone: a :class:`Backbone`
         directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
 
     Returns:
-        the :class:`AdapterNames`. The backbone keeps the adapters as long as somebody holds it
+        the :class:`AdapterNames`. The backbone keeps the adapters as long as this object is referenced
 
     Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
+        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape
     """
     files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
@@ -77,7 +77,7 @@ def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "Adapte
 
 
 class AdapterNames(dict[str, str]):
-    """The names of adapters in a backbone, by task. A dict that can be referred to weakly."""
+    """The names of adapters in a backbone, by task. Unlike a dict, it can be weakly referenced."""
 
 
 def _delete_adapters(network, names):

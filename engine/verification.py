@@ -1,11 +1,10 @@
-"""Checks the engine on the weights, processor and versions at hand, against the same weights run as plainly as can be.
+"""Checks the engine against a plain implementation, on the installed weights, processor and versions.
 
 Usage::
 
     python -m jina_embeddings_v4.engine.verification --model CHECKPOINT --device cuda --precision auto
 
-The reference is transformers' own Qwen2.5-VL with PEFT's adapters, in float32, one input at a time, with transformers'
-tokenizer and image processor. It shares with the engine only how files are found and read. No code from the hub is run.
+The reference, :mod:`engine.reference`, shares only the loading of files with the engine. No code from the hub is run.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from .devices import PRECISIONS, exact_float32, free_cache, resolve_device
 from .encoder import Encoder
 from .reference import Reference
 
-# Texts and what they are to their reader.
+# The texts, and their prompt names.
 TEXTS = {
     "a short query": ("an invoice with a blue stamp", "query"),
     "an empty query": ("", "query"),
@@ -35,7 +34,7 @@ TEXTS = {
     "a long passage": ("def area(radius):\n    return 3.14159 * radius**2\n\n" * 60, "passage"),
 }
 
-# Images by their height and width. A page is drawn at the size that the checkpoint reads at most.
+# The images' heights and widths. Pages of the checkpoint's largest size are added.
 SIZES = {
     "a small image": (37, 61),
     "a square": (224, 224),
@@ -47,11 +46,11 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far embeddings may be from the reference.
+    """The allowed differences of embeddings from the reference.
 
     Args:
         difference: the largest difference of two values of single vectors
-        multi_difference: the same of multi-vectors
+        multi_difference: the largest difference of two values of multi-vectors
         single: the smallest cosine of two single vectors
         multi: the smallest mean cosine of the rows of two multi-vectors
         token: the smallest cosine of two rows of multi-vectors
@@ -64,9 +63,9 @@ class Bounds:
     token: float
 
 
-# Two ways to compute in float32 differ by rounding, which grows with the layers: 1e-7 to 2e-6 was seen. Half precision
-# rounds each value to 3 digits, and int8 rounds weights and inputs to 2. A row by itself is off by more than the mean
-# of them, but one that was mixed up with another, or computed from garbage, is not nearly there.
+# In float32, two implementations differ by rounding, which grows with the layers: by 1e-7 to 2e-6 in measurements. Half
+# precision rounds values to 3 digits, and int8 rounds weights and inputs to 2. A single row differs by more than the
+# mean of all, but a row that is swapped with another, or computed from garbage, differs far more.
 BOUNDS = {
     torch.float32: Bounds(1e-5, 1e-5, 0.99999, 0.99999, 0.99999),
     torch.bfloat16: Bounds(1e-2, 5e-2, 0.999, 0.999, 0.98),
@@ -77,17 +76,17 @@ BOUNDS = {
 
 @dataclass
 class Row:
-    """How far the embeddings of some inputs are from the reference.
+    """The measured differences of some inputs' embeddings from the reference.
 
     Args:
         task: the task
-        inputs: what they are
+        inputs: a description of the inputs
         difference: the largest difference of two values of single vectors
-        multi_difference: the same of multi-vectors
+        multi_difference: the largest difference of two values of multi-vectors
         single: the smallest cosine of two single vectors
         multi: the smallest mean cosine of the rows of two multi-vectors
         token: the smallest cosine of two rows of multi-vectors
-        worst: the name of the input that has the lowest of these cosines
+        worst: the name of the input with the lowest of these cosines
     """
 
     task: str
@@ -100,7 +99,7 @@ class Row:
     worst: str
 
     def is_within(self, bounds: Bounds) -> bool:
-        # Written so that NaN is not.
+        """Whether all differences are within the bounds. NaN is not."""
         is_near = self.difference <= bounds.difference and self.multi_difference <= bounds.multi_difference
         return is_near and all(getattr(self, name) >= getattr(bounds, name) for name in ("single", "multi", "token"))
 
@@ -113,26 +112,26 @@ def verify(
 ) -> tuple[list[Row], torch.dtype, tuple[float, float]]:
     """Compares the engine with the reference.
 
-    The two are loaded one after the other, and never held at once.
+    They are loaded one after the other, so that only one is in memory.
 
     Args:
         checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
-        device (None): where the engine runs, as in :class:`engine.encoder.Encoder`
-        precision ("auto"): what the engine computes in
-        reference_device (None): where the reference runs, in float32, which takes twice the memory of bfloat16. By
-            default where the engine runs
+        device (None): the engine's device, as in :class:`engine.encoder.Encoder`
+        precision ("auto"): the engine's precision
+        reference_device (None): the reference's device. Its float32 takes twice the memory of bfloat16. ``None`` means
+            the engine's device
 
     Returns:
-        a tuple of the list of :class:`Row`, the :class:`torch.dtype` that the engine computed in, and the seconds that
-        the reference and the engine took, loading included
+        a tuple of the list of :class:`Row`, the engine's :class:`torch.dtype`, and the seconds of the reference and of
+        the engine, loading included
 
     Raises:
-        engine.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+        engine.checkpoint.CheckpointError: if the checkpoint cannot be found or downloaded, or is damaged
         ValueError: if an argument is not allowed
     """
     directory = resolve(checkpoint)
     device = resolve_device(device)
-    # Before the reference takes its time.
+    # First, so that wrong arguments fail before the reference runs.
     encoder = Encoder(directory, device=device, precision=precision)
     settings = read_json(directory / "preprocessor_config.json")
     images = _draw_images(settings["max_pixels"])
@@ -169,7 +168,7 @@ def verify(
 
 
 def _encode_texts(encoder, names, task):
-    # A new cache, since a text that was encoded alone would not be encoded in a batch.
+    # Clears the cache, so that texts that were encoded alone are encoded in the batch, too.
     encoder._cache = type(encoder._cache)()
     found = {}
     for prompt_name in ("query", "passage"):
@@ -212,7 +211,7 @@ def _draw_images(max_pixels):
     for line, y in enumerate(range(20, page.height - 20, 16)):
         draw.text((20, y), f"{line:03}  total amount due, item {line * 37 % 101}, EUR {line * 7.25:.2f}", fill="black")
     images["a full page"] = page
-    # What is resized on the way.
+    # This one is resized when it is loaded.
     images["a page beyond max_pixels"] = page.resize((page.width * 4 // 3, page.height * 5 // 4))
     return images
 
@@ -225,9 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Checks the embeddings on your weights, device and versions.")
     parser.add_argument("--model", required=True, help="a directory, org/name or org/name@revision")
-    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first there is")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="what the engine computes in")
-    parser.add_argument("--reference-device", help="where the float32 reference runs; by default the same device")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first available")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="the engine's precision")
+    parser.add_argument("--reference-device", help="the float32 reference's device; by default the same device")
     options = parser.parse_args(arguments)
     try:
         device = resolve_device(options.device or None)
@@ -259,13 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     bad = [row for row in rows if not row.is_within(bounds)]
     if not bad:
-        print("PASS: the embeddings are those of the plain float32 run of the same weights, within the bounds")
+        print("PASS: the embeddings are those of the float32 reference, within the bounds")
         return 0
 
     worst = min(bad, key=lambda row: np.nan_to_num(min(row.single, row.multi, row.token), nan=-2))
     print(
-        f"FAIL: {worst.worst!r}, task {worst.task!r}, {worst.inputs}, is the farthest. Try precision='float32' and "
-        "JINA_V4_PLAIN_KERNELS=1, and report what is printed above"
+        f"FAIL: {worst.worst!r}, task {worst.task!r}, {worst.inputs}, differs most. Try precision='float32' and "
+        "JINA_V4_PLAIN_KERNELS=1, and report the output above"
     )
     return 1
 
