@@ -43,15 +43,15 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     check_choice("device", device.type, ("cuda", "mps", "cpu"))
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"device={str(device)!r} is not there: torch {torch.__version__} finds no CUDA GPU")
+            raise ValueError(f"device={str(device)!r} is not available: torch {torch.__version__} finds no CUDA GPU")
         if (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
-                f"device={str(device)!r} is not there: this machine has {torch.cuda.device_count()} GPU(s)"
+                f"device={str(device)!r} is not available: this machine has {torch.cuda.device_count()} GPU(s)"
             )
         if device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device='mps' is not there: torch finds no Apple GPU")
+        raise ValueError("device='mps' is not available: torch finds no Apple GPU")
 
     # The CPU and MPS are single devices, whatever index is given.
     return device if device.type == "cuda" else torch.device(device.type)
@@ -85,7 +85,7 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
     if precision == "int8" and device.type != "cpu":
-        raise ValueError(f"precision='int8' is for the CPU, and the device is {str(device)!r}: take 'auto' there")
+        raise ValueError(f"precision='int8' is for the CPU, and the device is {str(device)!r}: use 'auto' there")
 
     return getattr(torch, precision)
 

@@ -172,7 +172,7 @@ def _split_user(url):
     except ValueError:
         pass  # its message may contain the password
 
-    raise ValueError("it is, or redirects to, no valid URL")
+    raise ValueError("it is, or redirects to, an invalid URL")
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
@@ -180,7 +180,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
         # Otherwise urllib reads the body to its end, which may never come.
         response.close()
         if not is_url(url):
-            raise ValueError("it redirects to what is no http(s) URL")
+            raise ValueError("it redirects to a URL that is not http(s)")
 
         return super().redirect_request(request, response, code, message, headers, _split_user(url)[0])
 

@@ -113,7 +113,7 @@ def _check_layers(raw, shards, directory):
         count = len({match[0] for match in map(pattern.match, shards) if match})
         if count != stated:
             raise CheckpointError(
-                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights are of {count} such layers. "
+                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights have {count} such layers. "
                 "They do not belong together"
             )
 
@@ -283,6 +283,6 @@ def adapter_tasks(directory: str | os.PathLike) -> list[str]:
     matches = [re.search(r"\.lora_[AB]\.(?P<task>[^.]+)\.weight$", key) for key in read_shapes(path)]
     tasks = sorted({match["task"] for match in matches if match})
     if not tasks:
-        raise CheckpointError(f"{path} holds no LoRA adapter of a task")
+        raise CheckpointError(f"{path} holds no LoRA adapter")
 
     return tasks

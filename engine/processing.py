@@ -133,7 +133,7 @@ class Processor:
     def grid(self, image: ResizedImage) -> tuple[int, int]:
         """Returns the grid of an image's visual tokens, a ``(rows, columns)`` tuple.
 
-        They are in the order of reading: the first row from left to right, then the next.
+        The tokens are in row-major order.
 
         Args:
             image: a :class:`ResizedImage`

@@ -57,7 +57,7 @@ def read_shapes(path: str | os.PathLike) -> dict[str, Shape]:
             if tensor.get_dtype() not in _DTYPES:
                 raise CheckpointError(
                     f"{path} holds {key!r} as {tensor.get_dtype()}, expected one of {', '.join(_DTYPES)}: it is "
-                    "quantised or damaged. Take the checkpoint as its authors published it"
+                    "quantised or damaged. Use the checkpoint as its authors published it"
                 )
             shapes[key] = tuple(tensor.get_shape())
     return shapes

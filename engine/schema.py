@@ -204,31 +204,39 @@ def find_config_problem(config: Any) -> str | None:
     head_dim = text["hidden_size"] // text["num_attention_heads"]
     token_size = vision["patch_size"] * vision["spatial_merge_size"]
     section = rope_parameters(text)["mrope_section"]
-    fits = {
-        "text_config.hidden_size is no multiple of num_attention_heads": head_dim * text["num_attention_heads"]
-        == text["hidden_size"],
-        "text_config.num_attention_heads is no multiple of num_key_value_heads": text["num_attention_heads"]
-        % text["num_key_value_heads"]
-        == 0,
-        f"text_config's mrope_section {section} does not sum up to half of a head's {head_dim} dimensions": 2
-        * sum(section)
-        == head_dim,
-        "vision_config.hidden_size is no multiple of 4 times num_heads": vision["hidden_size"]
-        % (4 * vision["num_heads"])
-        == 0,
-        "vision_config.out_hidden_size is not text_config.hidden_size": vision["out_hidden_size"]
-        == text["hidden_size"],
-        f"vision_config.window_size is no multiple of a visual token's {token_size} pixels": vision["window_size"]
-        % token_size
-        == 0,
-        f"vision_config.fullatt_block_indexes names a block beyond the {vision['depth']} that there are": max(
-            vision["fullatt_block_indexes"]
-        )
-        < vision["depth"],
-        "image_token_id is beyond text_config.vocab_size": config["image_token_id"] < text["vocab_size"],
-        "task_names names a task twice": len(set(config["task_names"])) == len(config["task_names"]),
-    }
-    return next((f"contradicts itself: {problem}" for problem, is_right in fits.items() if not is_right), None)
+    requirements = (
+        (
+            head_dim * text["num_attention_heads"] == text["hidden_size"],
+            "text_config.hidden_size is not a multiple of num_attention_heads",
+        ),
+        (
+            text["num_attention_heads"] % text["num_key_value_heads"] == 0,
+            "text_config.num_attention_heads is not a multiple of num_key_value_heads",
+        ),
+        (
+            2 * sum(section) == head_dim,
+            f"text_config's mrope_section {section} does not sum up to half of a head's {head_dim} dimensions",
+        ),
+        (
+            vision["hidden_size"] % (4 * vision["num_heads"]) == 0,
+            "vision_config.hidden_size is not a multiple of 4 times num_heads",
+        ),
+        (
+            vision["out_hidden_size"] == text["hidden_size"],
+            "vision_config.out_hidden_size is not text_config.hidden_size",
+        ),
+        (
+            vision["window_size"] % token_size == 0,
+            f"vision_config.window_size is not a multiple of a visual token's {token_size} pixels",
+        ),
+        (
+            max(vision["fullatt_block_indexes"]) < vision["depth"],
+            f"vision_config.fullatt_block_indexes names a block beyond the {vision['depth']} blocks",
+        ),
+        (config["image_token_id"] < text["vocab_size"], "image_token_id is beyond text_config.vocab_size"),
+        (len(set(config["task_names"])) == len(config["task_names"]), "task_names names a task twice"),
+    )
+    return next((f"contradicts itself: {problem}" for is_met, problem in requirements if not is_met), None)
 
 
 def rope_parameters(text_config: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 Late interaction (ColBERT, arXiv 2004.12832) compares each token of a class text with each token of an image, and keeps
 the best match of each class token: MaxSim. Their sum favours long class names. Divided by the number of class tokens,
-it is the mean of the best cosines, in ``[-1, 1]``, which does not.
+it is the mean of the best cosines, in ``[-1, 1]``, which does not favour them.
 """
 
 from collections.abc import Sequence

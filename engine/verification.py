@@ -34,7 +34,7 @@ TEXTS = {
     "a long passage": ("def area(radius):\n    return 3.14159 * radius**2\n\n" * 60, "passage"),
 }
 
-# The images' heights and widths. Pages of the checkpoint's largest size are added.
+# The images' heights and widths. A page of the checkpoint's largest size, and one beyond it, are added.
 SIZES = {
     "a small image": (37, 61),
     "a square": (224, 224),

@@ -64,15 +64,15 @@ DAMAGES = {
     ),
     "a config.json of fewer layers": (
         lambda d: edit_json(d / "config.json", lambda config: config["text_config"].update(num_hidden_layers=2)),
-        ["config.json", "'num_hidden_layers' 2", "weights are of 3 such layers"],
+        ["config.json", "'num_hidden_layers' 2", "weights have 3 such layers"],
     ),
     "a config.json of more layers than memory holds": (
         lambda d: edit_json(d / "config.json", lambda config: config["text_config"].update(num_hidden_layers=10**9)),
-        ["config.json", "'num_hidden_layers' 1000000000", "weights are of 3 such layers"],
+        ["config.json", "'num_hidden_layers' 1000000000", "weights have 3 such layers"],
     ),
     "a config.json of more blocks than memory holds": (
         lambda d: edit_json(d / "config.json", lambda config: config["vision_config"].update(depth=10**9)),
-        ["config.json", "'depth' 1000000000", "weights are of 4 such layers"],
+        ["config.json", "'depth' 1000000000", "weights have 4 such layers"],
     ),
     "an adapter tensor of another shape": (
         lambda d: edit_tensors(d / ADAPTER_WEIGHTS, lambda tensors: tensors.update({ADAPTER_KEY: torch.zeros(64, 16)})),
