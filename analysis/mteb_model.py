@@ -36,7 +36,8 @@ import torch
 from ..engine.arguments import check_choice
 from ..engine.checkpoint import REPOSITORY, fingerprint
 from ..engine.encoder import Encoder
-from ..engine.images import ImageError, resize_image
+from ..engine.image_files import ImageError
+from ..engine.images import resize_image
 from ..engine.pooling import unit
 from ..engine.scoring import TokenSet, maxsim
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
-from jina_embeddings_v4.engine.encoder import Embeddings, Encoder
+from jina_embeddings_v4.engine.embeddings import Embeddings
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.engine.pooling import unit
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores.local import LocalStore

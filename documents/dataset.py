@@ -13,7 +13,7 @@ import fiftyone.core.utils as fou
 
 from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
-from ..engine.images import load_image
+from ..engine.image_loading import load_image
 from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a

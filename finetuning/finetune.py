@@ -20,8 +20,9 @@ from .. import DEMO_CHECKPOINT, DEMO_MODEL
 from ..engine.arguments import check_choice
 from ..engine.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
 from ..engine.devices import resolve_device, resolve_dtype
-from ..engine.image_files import check_dataset_path
-from ..engine.images import ImageBatch, ImageError, resize_image
+from ..engine.image_batch import ImageBatch
+from ..engine.image_files import ImageError, check_dataset_path
+from ..engine.images import resize_image
 from ..engine.loading import load_network
 from ..engine.processing import Processor
 from .adapters import Batch, train_adapter

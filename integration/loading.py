@@ -12,8 +12,10 @@ import fiftyone.utils.torch as fout
 import torch
 from fiftyone.core.collections import SampleCollection
 
-from ..engine.image_files import check_dataset_path
-from ..engine.images import ImageError, ImageSettings, ResizedImage, describe, resize_image
+from ..engine.image_batch import ResizedImage
+from ..engine.image_files import ImageError, check_dataset_path
+from ..engine.image_loading import describe
+from ..engine.images import ImageSettings, resize_image
 from .failures import FailedImage
 from .seams import READ_PATCHES, StackablePatch, extend_path, fiftyone_argument, restore_path
 
@@ -25,12 +27,12 @@ def load_or_fail(source: Any, settings: ImageSettings, max_pixels: int | None) -
     """Loads and resizes an image.
 
     Args:
-        source: an image as :func:`engine.images.load_image` takes it, or the result of an earlier call
+        source: an image as :func:`engine.image_loading.load_image` takes it, or the result of an earlier call
         settings: the checkpoint's :class:`engine.images.ImageSettings`
         max_pixels: the largest area after resizing, in pixels, or ``None``
 
     Returns:
-        a :class:`engine.images.ResizedImage`, or a :class:`FailedImage`
+        a :class:`engine.image_batch.ResizedImage`, or a :class:`FailedImage`
     """
     if isinstance(source, FailedImage):
         return source

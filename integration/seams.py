@@ -135,7 +135,7 @@ class StackablePatch:
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         import torch
 
-        from ..engine.images import ImageBatch
+        from ..engine.image_batch import ImageBatch
 
         if function is torch.stack:
             return ImageBatch(patch.image for patch in args[0])

@@ -85,7 +85,7 @@ def write_heatmaps(
     Raises:
         TypeError: if the query is no string
         ValueError: if the query is empty, the samples are no images, or the field is of another type
-        engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
+        engine.image_files.ImageError: if an image cannot be read, and failures are not to be skipped
     """
     _check_images(samples)
     processor = model.encoder.processor

@@ -7,7 +7,7 @@ import numpy as np
 from bson import ObjectId
 
 from ..engine.arguments import check_integer
-from ..engine.encoder import Embeddings
+from ..engine.embeddings import Embeddings
 from .indexing import embed_missing
 from .query import Query
 
@@ -19,7 +19,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     in ``[-1, 1]``. Its distance, as ``dist_field`` has it, is 1 less the score. The score by several prompts or pages
     is the mean of the scores by each.
 
-    What :meth:`compute_embeddings` gives and :meth:`add_to_index` takes are :class:`engine.encoder.Embeddings`, both
+    What :meth:`compute_embeddings` gives and :meth:`add_to_index` takes are :class:`engine.embeddings.Embeddings`, both
     kinds of vectors.
 
     Args:
@@ -139,8 +139,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             **kwargs: see :meth:`add_samples`
 
         Returns:
-            a tuple of the :class:`engine.encoder.Embeddings`, an array of the sample ids, and an array of the patches'
-            ids or ``None``
+            a tuple of the :class:`engine.embeddings.Embeddings`, an array of the sample ids, and an array of the
+            patches' ids or ``None``
         """
 
         def wanted(ids):

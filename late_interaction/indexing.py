@@ -8,7 +8,7 @@ import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
 import torch
 
-from ..engine.encoder import Embeddings
+from ..engine.embeddings import Embeddings
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images, start_workers
 from .token_pooling import pool_tokens
@@ -47,7 +47,7 @@ def embed_missing(
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
 
     Yields:
-        tuples of :class:`engine.encoder.Embeddings`, a list of the sample ids, and a list of the patches' ids or
+        tuples of :class:`engine.embeddings.Embeddings`, a list of the sample ids, and a list of the patches' ids or
         ``None``
     """
     samples = _flat(samples, patches_field)

@@ -30,7 +30,7 @@ class Query:
         """Makes the query of several prompts or pages.
 
         Args:
-            embeddings: the :class:`engine.encoder.Embeddings` of at least one
+            embeddings: the :class:`engine.embeddings.Embeddings` of at least one
 
         Returns:
             a :class:`Query`

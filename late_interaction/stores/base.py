@@ -61,7 +61,7 @@ class VectorStore(abc.ABC):
         Args:
             ids: a list of the pages' ids
             sample_ids: a list of the ids of the samples that they are in
-            embeddings: their :class:`engine.encoder.Embeddings`
+            embeddings: their :class:`engine.embeddings.Embeddings`
 
         Raises:
             ValueError: if the vectors have other dimensions than those in the index

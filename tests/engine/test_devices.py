@@ -15,7 +15,7 @@ def test_devices():
     for device in ("gpu", "", "cuda:x", "meta", "xpu"):
         with pytest.raises(ValueError, match=f"device='{device}' is not allowed: expected .*'cuda'.*'mps'.*'cpu'"):
             resolve_device(device)
-    with pytest.raises(ValueError, match="device='cuda:99' is not there: "):
+    with pytest.raises(ValueError, match="device='cuda:99' is not available: "):
         resolve_device("cuda:99")
 
 
@@ -30,7 +30,7 @@ def test_precisions():
 
 def test_eight_bits_are_for_the_cpu():
     assert resolve_dtype("int8", torch.device("cpu")) == torch.int8
-    with pytest.raises(ValueError, match="precision='int8' is for the CPU, and the device is 'mps': take 'auto'"):
+    with pytest.raises(ValueError, match="precision='int8' is for the CPU, and the device is 'mps': use 'auto'"):
         resolve_dtype("int8", torch.device("mps"))
 
 

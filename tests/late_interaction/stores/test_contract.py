@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from jina_embeddings_v4.engine.encoder import Embeddings
+from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores.base import VectorStore
 from jina_embeddings_v4.late_interaction.stores.local import LocalStore

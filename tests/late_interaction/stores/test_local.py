@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from jina_embeddings_v4.engine.encoder import Embeddings
+from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores import local, ranking
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
