@@ -14,7 +14,7 @@ from jina_embeddings_v4.engine.checkpoint import ADAPTER_FILES, WEIGHT_INDEX, Ch
 from jina_embeddings_v4.engine.encoder import Encoder
 from safetensors.torch import load_file, save_file
 
-from ..traps import set_traps
+from ..support.traps import set_traps
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
 SHARD = "model-00002-of-00002.safetensors"
