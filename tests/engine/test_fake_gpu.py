@@ -32,7 +32,7 @@ SIZES = [(224, 224), (40, 300), (224, 224)]
 # A batch of the real model's, and what it may take: of launches, and for a page, of traffic beside products and
 # attention, in bytes. Operators one by one would take 2,500 launches and 32 GB.
 PAGES, BLOCKS, LAYERS = 21, 32, 36
-LAUNCHES, TRAFFIC = 1000, 8e9
+LAUNCHES, TRAFFIC = 900, 7.5e9
 OTHERS = {"mm", "addmm", "attend_in_windows", "attend_causally", "_varlen_attn"}
 
 
@@ -189,7 +189,8 @@ def test_little_is_asked_of_the_gpu(gpu, real_widths, monkeypatch):
         found = encoder.encode_images(pages)
 
     assert found.single.shape == (PAGES, 2048) and {len(rows) for rows in found.multi} == {797}
-    assert gpu.waits == 1
+    # Pixels, tokens, offsets, and what is pooled. The layout of such a pack is there from the last time.
+    assert gpu.waits == 1 and len(gpu.to_device) == 4
     # All layers were there, of each tower.
     assert gpu.launches["attend_causally"] == LAYERS
     assert gpu.launches["attend_in_windows"] + gpu.launches["_varlen_attn"] == BLOCKS
