@@ -217,6 +217,7 @@ def test_threshold_and_filter_take_effect_on_a_loaded_model(load_demo, images):
 def test_thousands_of_classes(load_demo, images):
     model = load_demo(classes=[f"class number {i}" for i in range(3000)])
     labels = model.predict_all(images[:3])
+    assert len(labels) == 3
     assert all(label.label in model.classes and 0 < label.confidence <= 1 for label in labels)
 
 

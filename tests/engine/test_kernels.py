@@ -4,7 +4,7 @@ import pytest
 import torch
 from jina_embeddings_v4.engine import kernels
 from jina_embeddings_v4.engine.linear import Int8Linear, PlainLinear, make_linear
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +87,18 @@ def test_a_cpu_that_is_told_to_do_without_bfloat16_has_none(monkeypatch, isa):
 
 
 def test_a_cpu_whose_attention_raises_in_bfloat16_has_none(monkeypatch):
-    def attention(*_, **__):
+    def right(query, key, value, is_causal):
+        sides = (side.double() for side in (query, key, value))
+        return scaled_dot_product_attention(*sides, is_causal=is_causal).to(query.dtype)
+
+    def raising(*_, **__):
         raise RuntimeError("pack_vnni2 is only supported when avx512 is supported")
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(kernels, "_packs", lambda dtype: True)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    assert kernels.multiplies_bfloat16() in (True, False)
-    kernels.multiplies_bfloat16.cache_clear()
-    monkeypatch.setattr(kernels, "scaled_dot_product_attention", attention)
-    assert not kernels.multiplies_bfloat16()
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    for attention, has in ((right, True), (raising, False)):
+        kernels.multiplies_bfloat16.cache_clear()
+        monkeypatch.setattr(kernels, "scaled_dot_product_attention", attention)
+        assert kernels.multiplies_bfloat16() is has
