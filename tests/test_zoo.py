@@ -280,6 +280,7 @@ def test_an_index_does_not_follow_what_is_set_on_a_loaded_model(dataset):
 def test_out_of_memory_while_scoring_costs_nothing(load_demo, dataset, monkeypatch):
     model = load_demo(classes=["cat", "dog"])
     dataset.apply_model(model, label_field="expected", batch_size=6)
+    # The first step that takes memory. The public functions are what must go on when it fails.
     sums = scoring._sums_of_maxima
 
     def limited(images, classes):

@@ -141,6 +141,7 @@ def test_an_index_that_answers_nothing_says_why(indexed, monkeypatch):
     def dead(*args, **kwargs):
         raise ConnectionError("no server at localhost:6333")
 
+    # FiftyOne's index has no public way to the store behind it.
     monkeypatch.setattr(index._store, "search", dead)
     for queries in ("caption", {"a chart": [indexed.first().id]}):
         with pytest.raises(ConnectionError, match="localhost:6333"):

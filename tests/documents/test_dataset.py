@@ -599,6 +599,7 @@ def test_a_rendering_process_that_was_killed_while_idle_costs_one_page(folder, t
     write_pdf(folder / "a.pdf", [Page("1"), Page("2")])
     with PdfRenderer(30) as renderer:
         renderer.count(folder / "a.pdf")
+        # Nobody but a test has a use for the process.
         renderer._process.kill()
         renderer._process.wait()
         with pytest.raises(ValueError, match="memory, or PDFium fails"):

@@ -28,6 +28,7 @@ class FromOffsets:
 
 
 def graphed_decoder(backbone):
+    # A backbone lends its decoder to nobody, and only on a GPU does it make graphs of it.
     is_gpu = DEVICE.type == "cuda"
     return GraphedDecoder(backbone._decoder if is_gpu else FromOffsets(backbone._decoder))
 
@@ -56,6 +57,7 @@ def recorded(monkeypatch):
 
 
 def test_texts_of_all_sizes_and_adapters(backbone, checkpoint, recorded):
+    # As the backbone itself calls them.
     decoder, processor = backbone._decoder, Processor(checkpoint)
     graphed = graphed_decoder(backbone)
     embed = backbone.towers.model.get_input_embeddings()
@@ -75,7 +77,7 @@ def test_texts_of_all_sizes_and_adapters(backbone, checkpoint, recorded):
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
-    # One a size and adapter, each of them recorded once.
+    # One a size and adapter, each of them recorded once. What is kept is told by no other.
     assert len(recorded) == len(graphed._graphs) == len(keys)
 
 

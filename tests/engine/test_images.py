@@ -1,9 +1,11 @@
 """Images of every form become the patches that the original's processor cuts, or an error that says why not."""
 
 import os
+import shutil
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,7 +225,7 @@ def test_a_batch_leaves_a_worker_as_one_tensor_in_shared_memory(settings, photo)
 
 
 def test_a_batch_for_which_there_is_no_shared_memory_leaves_a_worker_all_the_same(settings, photo, monkeypatch):
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: images.shutil._ntuple_diskusage(64, 64, 64))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64, used=0, free=64))
     image = resize_image(photo, settings)
     (received,) = ForkingPickler.loads(ForkingPickler.dumps(ImageBatch([image])))
     assert torch.equal(received.pixels, image.pixels) and not received.pixels.is_shared()
