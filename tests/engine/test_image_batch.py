@@ -1,11 +1,12 @@
 """Batches leave a data loader's worker through shared memory where there is enough of it."""
 
+import shutil
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from jina_embeddings_v4.engine import image_batch
 from jina_embeddings_v4.engine.image_batch import ImageBatch
 from jina_embeddings_v4.engine.images import resize_image
 from PIL import Image
@@ -34,7 +35,7 @@ def test_a_batch_leaves_a_worker_as_one_tensor_in_shared_memory(settings, photo)
 
 
 def test_a_batch_for_which_there_is_no_shared_memory_leaves_a_worker_all_the_same(settings, photo, monkeypatch):
-    monkeypatch.setattr(image_batch.shutil, "disk_usage", lambda path: image_batch.shutil._ntuple_diskusage(64, 64, 64))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64, used=0, free=64))
     image = resize_image(photo, settings)
     (received,) = ForkingPickler.loads(ForkingPickler.dumps(ImageBatch([image])))
     assert torch.equal(received.pixels, image.pixels) and not received.pixels.is_shared()

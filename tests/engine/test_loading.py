@@ -8,7 +8,7 @@ import torch
 from jina_embeddings_v4.engine.checkpoint import ADAPTER_FILES, WEIGHT_INDEX, CheckpointError
 from safetensors.torch import load_file, save_file
 
-from ..traps import set_traps
+from ..support.traps import set_traps
 from .checkpoint_copies import assert_same_embeddings, edit_json, edit_tensors, load
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
