@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from ..engine.arguments import check_choice
 from ..engine.checkpoint import REPOSITORY, fingerprint
@@ -39,17 +40,13 @@ from ..engine.encoder import Encoder
 from ..engine.images import ImageError, resize_image
 from ..engine.pooling import unit
 from ..engine.scoring import TokenSet, maxsim
+from ..integration.optional import optional_imports
 
-try:
+with optional_imports("mteb", "Evaluation by mteb"):
     import mteb
     from mteb.languages import PROGRAMMING_LANGS
     from mteb.models import ModelMeta, MultiVectorSearchEncoderWrapper
     from mteb.types import PromptType
-    from tqdm.auto import tqdm
-except ImportError as error:
-    raise ImportError(
-        f"Evaluation by mteb needs mteb 2.26 or later ({error}): pip install 'mteb>=2.26,<3'", name=error.name
-    ) from error
 
 LICENCE = "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"
 

@@ -12,6 +12,8 @@ import fiftyone as fo
 import numpy as np
 from tabulate import tabulate
 
+from ..integration.optional import import_optional
+
 METRICS = ("ndcg@5", "recall@10", "mrr@10")
 
 _QUERIES_AT_ONCE = 100
@@ -128,7 +130,7 @@ def evaluate_search(samples, queries, indexes, metrics=METRICS):
         ValueError: if no query is left, a metric has no cutoff, or an index is not of whole images
         Exception: what an index raises that answers none of the first queries
     """
-    from ranx import Qrels, Run, evaluate
+    ranx = import_optional("ranx", "retrieval", "Evaluating search")
 
     depths = [metric.rpartition("@")[2] for metric in metrics]
     if not depths or not all(depth.isdigit() for depth in depths):
@@ -149,14 +151,14 @@ def evaluate_search(samples, queries, indexes, metrics=METRICS):
 
     # Keys that sort as the queries do, which is the order of the values that ranx returns.
     keys = [f"{i:09}" for i in range(len(asked))]
-    qrels = Qrels({key: dict.fromkeys(relevant[query], 1) for key, query in zip(keys, asked, strict=True)})
+    qrels = ranx.Qrels({key: dict.fromkeys(relevant[query], 1) for key, query in zip(keys, asked, strict=True)})
     values = {}
     for name, of_index in found.items():
-        run = Run({key: _scores(of_index[query]) for key, query in zip(keys, asked, strict=True)})
+        run = ranx.Run({key: _scores(of_index[query]) for key, query in zip(keys, asked, strict=True)})
         with warnings.catch_warnings():
             # numba's, on a cast in one of ranx's loops
             warnings.filterwarnings("ignore", "unsafe cast from uint64")
-            computed = evaluate(qrels, run, list(metrics), return_mean=False)
+            computed = ranx.evaluate(qrels, run, list(metrics), return_mean=False)
         values[name] = {metric: np.asarray(rows) for metric, rows in _by_metric(computed, metrics).items()}
 
     rankings = {name: [of_index[query] for query in asked] for name, of_index in found.items()}

@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 from tabulate import tabulate
 
 from ..engine.arguments import check_choice, check_integer
+from ..integration.optional import import_optional
 from . import figures
 from .pairs import check_model, embed_pairs
 
@@ -259,9 +260,8 @@ def _mean_pairwise_cosine(vectors):
 
 def _project(vectors, projection, seed):
     if projection == "umap":
-        from umap import UMAP
-
-        return UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+        umap = import_optional("umap", "umap", "projection='umap'")
+        return umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
 
     return PCA(2, random_state=seed).fit_transform(vectors)
 

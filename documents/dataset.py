@@ -14,6 +14,7 @@ import fiftyone.core.utils as fou
 from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
 from ..engine.images import load_image
+from ..integration.optional import import_optional
 from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
 
 # The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
@@ -98,7 +99,7 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
     skipped = _Skipped(folder)
     paths = list(_find(folder, {pages_root, pages_dir}, skipped))
     if any(path.suffix.lower() == ".pdf" for path in paths):
-        _import_pdfium()
+        import_optional("pypdfium2", "pdf", "Reading PDFs")
 
     dataset = _make_dataset(name, persistent, {"folder": str(folder), "pixels": int(pixels)})
     with PdfRenderer(seconds) as renderer:
@@ -244,12 +245,3 @@ def _write_frame(file, pixels, index, filepath):
     scale = scale_to(image.size, pixels)
     image.thumbnail([math.ceil(side * scale) for side in image.size])
     image.save(filepath, quality=90)
-
-
-def _import_pdfium():
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise ImportError("PDFs are read by pypdfium2, which is not installed: pip install pypdfium2") from error
-
-    return pypdfium2

@@ -18,6 +18,7 @@ import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
 
 from ..engine.arguments import check_choice, check_integer
+from ..integration.optional import import_optional
 from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
 from .stores.local import LocalStore
@@ -175,7 +176,7 @@ class LateInteractionSimilarity(fbs.Similarity):
 
     def ensure_usage_requirements(self):
         if self.config.store == "qdrant":
-            fou.ensure_package("qdrant-client")
+            import_optional("qdrant_client", "qdrant", "store='qdrant'")
 
     def register_run(self, samples, key, overwrite=True, cleanup=True):
         """Registers a run. The same call again goes on with the run that is there."""

@@ -8,6 +8,7 @@ import uuid
 
 import numpy as np
 
+from ...integration.optional import import_optional
 from .base import VectorStore
 
 # Of full pages, 200 KB each.
@@ -25,8 +26,7 @@ class QdrantStore(VectorStore):
     """
 
     def __init__(self, uri, name, api_key=None):
-        import qdrant_client
-
+        qdrant_client = import_optional("qdrant_client", "qdrant", "store='qdrant'")
         self._models = qdrant_client.models
         self.name = name
         if "://" in uri:

@@ -514,7 +514,7 @@ def test_without_pypdfium2_the_error_says_what_to_install(load, folder, monkeypa
     assert len(load("test-images")) == 1
 
     write_pdf(folder / "a.pdf", [Page()])
-    with pytest.raises(ImportError, match="pip install pypdfium2"):
+    with pytest.raises(ImportError, match="pip install 'pypdfium2>=4.30,<6'"):
         load("test-pdfs")
     assert not fo.dataset_exists("test-pdfs")
 
