@@ -1,6 +1,8 @@
 """How well each text fits its image, written to fields, to sort by in the App."""
 
+import fiftyone.core.models as fom
 import numpy as np
+from fiftyone.core.collections import SampleCollection
 
 from .pairs import check_model, embed_pairs
 
@@ -8,7 +10,15 @@ from .pairs import check_model, embed_pairs
 _AT_ONCE = 2000
 
 
-def score_captions(samples, model, text_field, field="caption_fit", batch_size=None, num_workers=None, progress=None):
+def score_captions(
+    samples: SampleCollection,
+    model: fom.Model | str,
+    text_field: str,
+    field: str = "caption_fit",
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, str]:
     """Writes how well the text of each sample fits its image.
 
     ``<field>`` is the cosine of the image and its text, in [-1, 1]. ``<field>_rank`` counts from 1, the sample whose
@@ -30,13 +40,15 @@ def score_captions(samples, model, text_field, field="caption_fit", batch_size=N
     Raises:
         ValueError: if the model does not embed images and prompts
     """
-    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     models = {"the model": check_model("model", model)}
-    scores, skipped = {}, {}
+    scores: dict[str, float] = {}
+    skipped: dict[str, str] = {}
     ids = samples.values("id")
     for start in range(0, len(ids), _AT_ONCE):
         view = samples.select(ids[start : start + _AT_ONCE])
-        good, pairs, reasons = embed_pairs(view, models, text_field, **options)
+        good, pairs, reasons = embed_pairs(
+            view, models, text_field, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )
         if good:
             scores.update(zip(good, (pairs[0].images * pairs[0].texts).sum(axis=1).tolist(), strict=True))
         skipped |= reasons

@@ -3,11 +3,18 @@
 All models share the axes and the bins of a picture, so that they can be compared.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
+
+if TYPE_CHECKING:
+    from .space import Space
 
 _BINS = 60
 _COLOURS = {
@@ -18,7 +25,7 @@ _COLOURS = {
 _MODALITIES = {"images": "#e4572e", "texts": "#2e86ab"}
 
 
-def save(spaces, ids, folder):
+def save(spaces: "Sequence[Space]", ids: Sequence[str], folder: Path) -> dict[str, Path]:
     """Draws spaces.
 
     Args:

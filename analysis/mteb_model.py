@@ -28,7 +28,10 @@ mteb is no requirement of this project. Nothing else imports it, and nothing her
 a checkpoint that is named and not there yet.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,13 +51,19 @@ with optional_imports("mteb", "Evaluation by mteb"):
     from mteb.models import ModelMeta, MultiVectorSearchEncoderWrapper
     from mteb.types import PromptType
 
+if TYPE_CHECKING:
+    from mteb.types import CorpusDatasetType
+
 LICENCE = "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"
+
+# Single vectors, or by late interaction the multi-vectors of each.
+Vectors = np.ndarray | torch.Tensor | Sequence[np.ndarray]
 
 _TEXT_MATCHING = ("STS", "PairClassification")
 _PADDED_TOKENS = 2**18  # tokens of documents, with padding, that are scored at a time: 128 MiB
 
 
-def adapter_for(task_metadata):
+def adapter_for(task_metadata: "mteb.TaskMetadata") -> str:
     """Chooses the adapter for an mteb task.
 
     Args:
@@ -99,16 +108,16 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
 
     def __init__(
         self,
-        checkpoint=REPOSITORY,
+        checkpoint: str | os.PathLike | Encoder = REPOSITORY,
         *,
-        late_interaction=False,
-        truncate_dim=None,
-        max_pixels=None,
-        batch_size=128,
-        corpus_chunk_size=None,
-        tasks=None,
-        **kwargs,
-    ):
+        late_interaction: bool = False,
+        truncate_dim: int | None = None,
+        max_pixels: int | None = None,
+        batch_size: int = 128,
+        corpus_chunk_size: int | None = None,
+        tasks: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(checkpoint, Encoder) and kwargs:
             raise ValueError(f"{', '.join(kwargs)}: an Encoder has these of its own, so pass a checkpoint's name")
         if late_interaction and truncate_dim is not None:
@@ -126,7 +135,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         self.corpus_chunk_size = corpus_chunk_size or (1000 if late_interaction else 50_000)
         self.mteb_model_meta = self._meta()
 
-    def index(self, corpus, *, task_metadata, **kwargs):
+    def index(self, corpus: "CorpusDatasetType", *, task_metadata: "mteb.TaskMetadata", **kwargs: Any) -> None:
         """Takes the documents to search in, as mteb's class does.
 
         Raises:
@@ -139,7 +148,9 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
 
         super().index(corpus, task_metadata=task_metadata, **kwargs)
 
-    def encode(self, inputs, *, task_metadata, **kwargs):
+    def encode(
+        self, inputs: torch.utils.data.DataLoader, *, task_metadata: "mteb.TaskMetadata", **kwargs: Any
+    ) -> np.ndarray:
         """Encodes the rows of a task by single vectors.
 
         Args:
@@ -163,7 +174,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
 
         return np.stack(self._encode(inputs, task_metadata=task_metadata, **kwargs))
 
-    def similarity(self, embeddings1, embeddings2):
+    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> torch.Tensor:
         """Scores all of some embeddings, of queries, with all of others, of documents.
 
         Args:
@@ -184,7 +195,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
             scores[:, group] = maxsim([embeddings2[i] for i in group], queries, normalize=False).T.cpu()
         return scores
 
-    def similarity_pairwise(self, embeddings1, embeddings2):
+    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> torch.Tensor:
         """Scores each embedding with the one beside it: a float32 tensor ``(N,)``, as :meth:`similarity` has them."""
         if not self.late_interaction:
             return (_rows_of(embeddings1) * _rows_of(embeddings2)).sum(dim=-1)

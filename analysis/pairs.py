@@ -3,9 +3,12 @@
 import logging
 from dataclasses import dataclass, replace
 
+import fiftyone.core.models as fom
 import fiftyone.zoo as foz
 import numpy as np
+from fiftyone.core.collections import SampleCollection
 
+from ..engine.encoder import Embeddings
 from ..engine.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images
@@ -31,7 +34,7 @@ class Pairs:
     texts: np.ndarray
     paraphrases: np.ndarray | None = None
 
-    def truncated(self, dim):
+    def truncated(self, dim: int) -> "Pairs":
         """Returns the pairs with the first ``dim`` dimensions of each vector (Matryoshka, arXiv 2205.13147)."""
         rows = {
             kind: unit(vectors[:, :dim])
@@ -41,7 +44,14 @@ class Pairs:
         return replace(self, name=f"{self.name}, {dim}-d", **rows)
 
 
-def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None, progress=None):
+def embed_pairs(
+    samples: SampleCollection,
+    models: dict[str, fom.Model],
+    *text_fields: str,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    progress: bool | None = None,
+) -> tuple[list[str], list[Pairs], dict[str, str]]:
     """Embeds the images of samples, and texts of theirs, by several models.
 
     An image or a text that cannot be embedded, by one of the models, costs its pair alone: a warning names the sample
@@ -60,7 +70,7 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
         with multi-vectors, also one for each way of pooling them, and a dict of the reasons by the ids of the others
     """
     ids, *columns = samples.values(["id", *text_fields])
-    skipped = {}
+    skipped: dict[str, str] = {}
     for sample_id, *texts in zip(ids, *columns, strict=True):
         for field, text in zip(text_fields, texts, strict=True):
             if not isinstance(text, str) or not text.strip():
@@ -73,8 +83,8 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
         skipped |= failed
         rows = {}
         for field, texts in zip(text_fields, columns, strict=True):
-            texts = {sample_id: text for sample_id, text in zip(ids, texts, strict=True) if sample_id not in skipped}
-            rows[field], failed = _embed_texts(model, texts, field)
+            text_of = {sample_id: text for sample_id, text in zip(ids, texts, strict=True) if sample_id not in skipped}
+            rows[field], failed = _embed_texts(model, text_of, field)
             skipped |= failed
         embedded[name] = of_images, rows
 
@@ -82,7 +92,7 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
         logger.warning("Leaving out sample %s: %s", sample_id, reason)
 
     good = [sample_id for sample_id in ids if sample_id not in skipped]
-    pairs = []
+    pairs: list[Pairs] = []
     if not good:
         return good, pairs, skipped
 
@@ -94,7 +104,7 @@ def embed_pairs(samples, models, *text_fields, batch_size=None, num_workers=None
     return good, pairs, skipped
 
 
-def check_model(name, model):
+def check_model(name: str, model: fom.Model | str) -> fom.Model:
     """Returns a model, loaded where it is a name.
 
     Raises:
@@ -107,7 +117,7 @@ def check_model(name, model):
     return model
 
 
-def ways_of(embeddings):
+def ways_of(embeddings: Embeddings) -> dict[str, np.ndarray]:
     """The vectors that one encoding gives: single ones, and pooled multi-vectors, a dict of arrays ``(N, dim)``."""
     pooled = {f"multi-vectors {how}-pooled": pool_multi_vectors(embeddings.multi, how) for how in POOLING_STRATEGIES}
     return {"": embeddings.single} | pooled

@@ -6,10 +6,14 @@ late interaction with all pages or with a few candidates. ranx computes the metr
 
 import logging
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
+from fiftyone.brain.similarity import SimilarityIndex
+from fiftyone.core.collections import SampleCollection
 from tabulate import tabulate
 
 from ..integration.optional import import_optional
@@ -34,27 +38,27 @@ class SearchReport:
         skipped: a dict of the reasons by the queries that were left out
     """
 
-    samples: object
-    queries: list
-    relevant: list
-    found: dict
-    values: dict
-    skipped: dict
+    samples: SampleCollection
+    queries: list[str]
+    relevant: list[set[str]]
+    found: dict[str, list[list[str]]]
+    values: dict[str, dict[str, np.ndarray]]
+    skipped: dict[str, str]
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Returns the table, a list of dicts: the mean of each metric, for each index."""
         return [
             {"index": name} | {metric: float(values.mean()) for metric, values in metrics.items()}
             for name, metrics in self.values.items()
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         mean = np.mean([len(ids) for ids in self.relevant])
         left_out = f", {len(self.skipped)} left out" if self.skipped else ""
         head = f"{len(self.queries)} queries{left_out} over {len(self.samples)} samples, {mean:.1f} right ones a query"
         return f"{head}\n{tabulate(self.rows(), headers='keys', floatfmt='.3f')}"
 
-    def worst(self, name, metric=None, n=10):
+    def worst(self, name: str, metric: str | None = None, n: int = 10) -> list[tuple[str, float]]:
         """Returns the queries that an index answers worst.
 
         Args:
@@ -68,7 +72,7 @@ class SearchReport:
         values = self.values[name][metric or next(iter(self.values[name]))]
         return [(self.queries[i], float(values[i])) for i in np.argsort(values, kind="stable")[:n]]
 
-    def view(self, name, query, verdict_field=None):
+    def view(self, name: str, query: str, verdict_field: str | None = None) -> fo.DatasetView:
         """Returns what an index found for a query, best first, and then what it missed.
 
         Args:
@@ -89,7 +93,7 @@ class SearchReport:
             self.samples.set_values(verdict_field, labels, key_field="id")
         return self.samples.select(list(verdicts), ordered=True)
 
-    def save_worst_views(self, name, metric=None, n=5):
+    def save_worst_views(self, name: str, metric: str | None = None, n: int = 5) -> list[str]:
         """Saves the views of the queries that an index answers worst, for the App's list of saved views.
 
         Args:
@@ -109,7 +113,12 @@ class SearchReport:
         return names
 
 
-def evaluate_search(samples, queries, indexes, metrics=METRICS):
+def evaluate_search(
+    samples: SampleCollection,
+    queries: str | dict[str, str | Iterable[str]],
+    indexes: Sequence[str] | dict[str, str | SimilarityIndex],
+    metrics: Sequence[str] = METRICS,
+) -> SearchReport:
     """Asks similarity indexes queries whose right answers are known.
 
     A query that has no right answer among the samples, or that cannot be embedded, costs itself alone: it is left out,

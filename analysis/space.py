@@ -14,11 +14,15 @@ With unit vectors ``x_i`` of N images and ``y_i`` of the texts that belong to th
 """
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fiftyone.brain as fob
+import fiftyone.core.models as fom
 import numpy as np
+from fiftyone.core.collections import SampleCollection
 from scipy.stats import bootstrap
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
@@ -55,7 +59,7 @@ class Space:
     matched: np.ndarray
     negatives: np.ndarray
     paraphrased: np.ndarray | None
-    interval: tuple
+    interval: tuple[float, float]
     auc: float
     modality_gap: float
     image_cone: float
@@ -63,7 +67,7 @@ class Space:
     points: np.ndarray
 
     @property
-    def alignment(self):
+    def alignment(self) -> float:
         """The mean cosine of images with their texts, in [-1, 1]."""
         return float(self.matched.mean())
 
@@ -80,16 +84,16 @@ class Report:
         seed: what the sample and the negatives were drawn with
     """
 
-    spaces: list
-    models: list
-    ids: list
-    skipped: dict
+    spaces: list[Space]
+    models: list[str]
+    ids: list[str]
+    skipped: dict[str, str]
     seed: int
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Space:
         return {space.name: space for space in self.spaces}[name]
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Returns the table, a list of dicts."""
         rows = []
         for space in self.spaces:
@@ -111,12 +115,12 @@ class Report:
             )
         return rows
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = tabulate(self.rows(), headers="keys", floatfmt=".3f", missingval="")
         left_out = f", {len(self.skipped)} left out" if self.skipped else ""
         return f"{len(self.ids)} pairs of image and text{left_out}, seed {self.seed}\n{table}"
 
-    def save(self, folder):
+    def save(self, folder: str | os.PathLike) -> dict[str, Path]:
         """Writes the table and the figures, as PNG and, to look into, as HTML.
 
         Args:
@@ -135,7 +139,7 @@ class Report:
 
         return figures.save([self[name] for name in self.models], self.ids, folder)
 
-    def visualize(self, samples, brain_key, name=None):
+    def visualize(self, samples: SampleCollection, brain_key: str, name: str | None = None) -> None:
         """Makes two of FiftyOne's visualizations, of images and of their texts, in the same plane.
 
         The App's Embeddings panel shows them: ``<brain_key>_images`` and ``<brain_key>_texts``.
@@ -153,18 +157,18 @@ class Report:
 
 
 def measure_space(
-    samples,
-    models,
-    text_field,
-    paraphrase_field=None,
-    sample_size=1000,
-    negatives=10,
-    projection="pca",
-    seed=51,
-    batch_size=None,
-    num_workers=None,
-    progress=None,
-):
+    samples: SampleCollection,
+    models: dict[str, fom.Model | str],
+    text_field: str,
+    paraphrase_field: str | None = None,
+    sample_size: int = 1000,
+    negatives: int = 10,
+    projection: str = "pca",
+    seed: int = 51,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    progress: bool | None = None,
+) -> Report:
     """Measures the spaces that models embed a dataset's images and texts into.
 
     Of a model with Matryoshka vectors, each of its dimensions is measured, and of one with multi-vectors, these pooled.
@@ -198,8 +202,9 @@ def measure_space(
     models = {name: check_model(name, model) for name, model in models.items()}
     chosen = samples.take(sample_size, seed=seed) if len(samples) > sample_size else samples
     fields = [field for field in (text_field, paraphrase_field) if field is not None]
-    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    ids, pairs, skipped = embed_pairs(chosen, models, *fields, **options)
+    ids, pairs, skipped = embed_pairs(
+        chosen, models, *fields, batch_size=batch_size, num_workers=num_workers, progress=progress
+    )
     if len(ids) < 3:
         why = f": {next(iter(skipped.values()))}" if skipped else ""
         raise ValueError(

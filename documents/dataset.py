@@ -48,7 +48,15 @@ _FIELDS = {
 logger = logging.getLogger(__name__)
 
 
-def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=True, progress=None, seconds=30):
+def load_documents(
+    folder: str | os.PathLike,
+    name: str | None = None,
+    pages_dir: str | os.PathLike | None = None,
+    pixels: int = PIXELS,
+    persistent: bool = True,
+    progress: bool | None = None,
+    seconds: int = 30,
+) -> fo.Dataset:
     """Makes a dataset of the pages of the PDFs and images in a folder and its subfolders, or brings it up to date.
 
     Each page is a sample. Its ``filepath`` is the image of the page: images that browsers show are used where they are,
@@ -119,7 +127,7 @@ class _Skipped(list):
         super().__init__()
         self.folder = folder
 
-    def add(self, path, error, page=None):
+    def add(self, path: str | os.PathLike, error: Exception | str, page: int | None = None) -> None:
         # A name that is not UTF-8 can be neither stored nor, everywhere, printed.
         path = str(path).encode(errors="backslashreplace").decode()
         reason = str(error).removeprefix(f"{path}: ") or type(error).__name__

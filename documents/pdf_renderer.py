@@ -26,7 +26,7 @@ _TEXT = 1_000_000
 _START = 120
 
 
-def scale_to(size, pixels):
+def scale_to(size: tuple[float, float], pixels: int) -> float:
     """Returns by what to scale a page's size, ``(width, height)``, so that it has an area in pixels."""
     return min(math.sqrt(pixels / math.prod(size)), LONGEST_SIDE / max(size))
 
@@ -42,17 +42,17 @@ class PdfRenderer:
         seconds: what a page may take
     """
 
-    def __init__(self, seconds):
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._process = None
 
-    def __enter__(self):
+    def __enter__(self) -> "PdfRenderer":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._end()
 
-    def count(self, path):
+    def count(self, path: str | os.PathLike) -> int:
         """Opens a PDF and returns the number of its pages.
 
         Raises:
@@ -60,7 +60,7 @@ class PdfRenderer:
         """
         return self._ask({"path": str(path)})
 
-    def render(self, path, index, pixels, picture):
+    def render(self, path: str | os.PathLike, index: int, pixels: int, picture: str | os.PathLike) -> str | None:
         """Renders a page to a JPEG file.
 
         Args:

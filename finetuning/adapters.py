@@ -3,15 +3,22 @@
 What the tasks differ in is their batches: who asks, in which words, and what is to be found.
 """
 
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ..engine.processing import Processor, Tokens
 from .files import adapter_tensors
 from .forward import embed, visual_tokens
 from .loop import Loop
 from .losses import cosent, joint_loss, single_scores
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass
@@ -26,24 +33,24 @@ class Batch:
         grades (None): a tensor ``(queries, targets)`` that says how alike they are, where that is known
     """
 
-    queries: list
-    targets: list
+    queries: list[Tokens]
+    targets: list[Tokens]
     excluded: torch.Tensor
     grades: torch.Tensor | None = None
 
 
 def train_adapter(
-    directory,
-    network,
-    task,
-    processor,
-    matryoshka_dims,
-    batches,
-    steps,
-    learning_rate=1e-3,
-    save_memory=False,
-    identity=None,
-):
+    directory: str | os.PathLike,
+    network: "PeftModel",
+    task: str,
+    processor: Processor,
+    matryoshka_dims: Sequence[int],
+    batches: Callable[[int], Iterable[Batch]],
+    steps: int,
+    learning_rate: float = 1e-3,
+    save_memory: bool = False,
+    identity: dict[str, Any] | None = None,
+) -> dict[str, torch.Tensor]:
     """Trains one adapter. All other weights stay as they are.
 
     Args:
@@ -61,7 +68,7 @@ def train_adapter(
     Returns:
         a dict of the adapter's tensors, as PEFT names them
     """
-    towers = network.base_model.model
+    towers: Any = network.base_model.model
     network.set_adapter(task)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     for parameter in trained.values():

@@ -1,28 +1,35 @@
 """Reads and writes adapters in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
 from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def read_adapter_config(directory):
+
+def read_adapter_config(directory: str | os.PathLike) -> dict[str, Any]:
     """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
     return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
 
 
-def adapter_tensors(network, task):
+def adapter_tensors(network: "PeftModel", task: str) -> dict[str, torch.Tensor]:
     """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(network, adapter_name=task)
 
 
-def write_adapters(directory, settings, adapters):
+def write_adapters(
+    directory: str | os.PathLike, settings: dict[str, Any], adapters: dict[str, dict[str, torch.Tensor]]
+) -> None:
     """Writes adapters, all in one file, the task's name within the tensors' names.
 
     Args:
@@ -41,6 +48,6 @@ def write_adapters(directory, settings, adapters):
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def write_json(path, value):
+def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON that people can read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

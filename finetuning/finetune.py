@@ -10,9 +10,11 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,26 +29,29 @@ from ..engine.processing import Processor
 from .adapters import Batch, train_adapter
 from .files import read_adapter_config, write_adapters
 
+if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
 logger = logging.getLogger(__name__)
 
 
 def finetune(
-    samples,
-    text_field,
-    output,
-    checkpoint=None,
-    task="retrieval",
-    negatives_field=None,
-    steps=500,
-    batch_size=16,
-    learning_rate=2e-4,
-    max_pixels=None,
-    device=None,
-    precision="auto",
-    workers=2,
-    seed=0,
-    overwrite=False,
-):
+    samples: "SampleCollection",
+    text_field: str,
+    output: str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
+    task: str = "retrieval",
+    negatives_field: str | None = None,
+    steps: int = 500,
+    batch_size: int = 16,
+    learning_rate: float = 2e-4,
+    max_pixels: int | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    workers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
     """Trains an adapter and writes it.
 
     Run again after a kill with the same arguments and data, it goes on from its last save. With others, it refuses:
@@ -191,7 +196,7 @@ def _make_batch(processor, task, batch, images):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="the name of the FiftyOne dataset")
     parser.add_argument("--text-field", required=True, help="the field of the texts that should find each image")

@@ -4,12 +4,15 @@ It computes what the engine's backbone computes, but keeps the gradients, and ca
 of the vision tower: the tower carries no adapter, so while adapters are trained its output never changes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import normalize
 
-from ..engine.images import patchify
+from ..engine.backbone import Towers
+from ..engine.images import ImageSettings, patchify
+from ..engine.processing import Tokens
 
 
 @dataclass
@@ -23,14 +26,14 @@ class Vectors:
     """
 
     single: torch.Tensor
-    multi: list
+    multi: list[torch.Tensor]
     hidden_states: torch.Tensor
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> "Vectors":
         return Vectors(self.single[rows], self.multi[rows], self.hidden_states[rows])
 
 
-def visual_tokens(towers, batch, image_settings):
+def visual_tokens(towers: Towers, batch: Sequence[Tokens], image_settings: ImageSettings) -> Sequence[torch.Tensor]:
     """Runs the vision tower.
 
     Args:
@@ -48,7 +51,7 @@ def visual_tokens(towers, batch, image_settings):
     return merged.split(counts.tolist())
 
 
-def embed(towers, batch, visual=None):
+def embed(towers: Towers, batch: Sequence[Tokens], visual: Sequence[torch.Tensor] | None = None) -> Vectors:
     """Runs the language model and the projector.
 
     Args:

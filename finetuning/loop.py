@@ -2,7 +2,10 @@
 
 import math
 import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -25,7 +28,15 @@ class Loop:
         ValueError: if the directory holds the state of a training with another identity
     """
 
-    def __init__(self, directory, parameters, optimizers, steps, save_every=100, identity=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        steps: int,
+        save_every: int = 100,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.steps = steps
@@ -40,14 +51,14 @@ class Loop:
 
         self._schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
         self.step = 0
-        self.history = []
+        self.history: list[dict[str, float]] = []
         self._resume()
 
     @property
     def _state_file(self):
         return self.directory / "state.pt"
 
-    def run(self, batches, losses):
+    def run(self, batches: Callable[[int], Iterable[Any]], losses: Callable[[Any], dict[str, torch.Tensor]]) -> None:
         """Trains.
 
         Args:
@@ -60,12 +71,12 @@ class Loop:
             return
 
         progress = tqdm(total=self.steps, initial=self.step, desc=self.directory.name, unit="step")
-        shown = {}
+        shown: dict[str, float] = {}
         for batch in batches(self.step):
             parts = losses(batch)
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            sum(value for name, value in parts.items() if not name.startswith("_")).backward()
+            reduce(torch.add, (value for name, value in parts.items() if not name.startswith("_"))).backward()
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
             for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
                 optimizer.step()
@@ -123,7 +134,7 @@ class Loop:
             )
 
 
-def plot_losses(history, path):
+def plot_losses(history: Sequence[dict[str, float]], path: str | os.PathLike) -> None:
     """Draws the losses over the steps.
 
     Args:

@@ -4,13 +4,17 @@ Scores are a matrix ``(queries, targets)`` whose diagonal holds the pairs that b
 query by chance is no negative for it: where that is known, it is left out.
 """
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
 from ..engine.scoring import TokenSet, maxsim
+from .forward import Vectors
 
 
-def single_scores(queries, targets, dim=None):
+def single_scores(queries: torch.Tensor, targets: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Compares single vectors.
 
     Args:
@@ -24,7 +28,7 @@ def single_scores(queries, targets, dim=None):
     return normalize(queries[:, :dim], dim=-1) @ normalize(targets[:, :dim], dim=-1).T
 
 
-def late_scores(queries, targets):
+def late_scores(queries: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
     """Compares multi-vectors by MaxSim, divided by the query's length so that it has the range of a cosine.
 
     Args:
@@ -37,7 +41,7 @@ def late_scores(queries, targets):
     return maxsim(targets, TokenSet(queries, targets[0].device)).T
 
 
-def info_nce(scores, temperature, excluded):
+def info_nce(scores: torch.Tensor, temperature: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
     """Picks each query's target among all targets, and each target's query among all queries.
 
     Args:
@@ -54,7 +58,13 @@ def info_nce(scores, temperature, excluded):
     return (cross_entropy(logits, own) + cross_entropy(logits[:, : len(own)].T, own)) / 2
 
 
-def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
+def joint_loss(
+    queries: Vectors,
+    targets: Vectors,
+    temperature: torch.Tensor,
+    excluded: torch.Tensor,
+    matryoshka_dims: Sequence[int],
+) -> dict[str, torch.Tensor]:
     """The loss of section 5.2.1: InfoNCE on single vectors at each Matryoshka dimension and on late interaction, and
     the Kullback-Leibler divergence that brings the two kinds of scores together.
 
@@ -74,13 +84,13 @@ def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
         log_softmax((scores / temperature).masked_fill(excluded, -1e4), dim=-1) for scores in (singles[-1], multi)
     )
     return {
-        "single": sum(info_nce(scores, temperature, excluded) for scores in singles) / len(singles),
+        "single": reduce(torch.add, (info_nce(scores, temperature, excluded) for scores in singles)) / len(singles),
         "multi": info_nce(multi, temperature, excluded),
         "divergence": kl_div(single_distribution, multi_distribution, log_target=True, reduction="batchmean"),
     }
 
 
-def cosent(scores, grades, temperature):
+def cosent(scores: torch.Tensor, grades: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     """Orders pairs by how alike they are: of two pairs with different grades, the higher one must score higher
     (CoSENT, which the paper uses for text matching).
 

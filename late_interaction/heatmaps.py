@@ -17,16 +17,22 @@ page on which the query does not occur stays dark.
 """
 
 import re
+from typing import TYPE_CHECKING
 
 import fiftyone as fo
 import fiftyone.core.patches as fop
 import fiftyone.core.validation as fov
 import numpy as np
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.image_files import check_dataset_path
 from ..engine.images import grid_of_file
 from ..integration.failures import FailedImage
 from ..integration.loading import load_with_samples
+
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
+    from .index import LateInteractionSimilarityIndex
 
 # Pages whose vectors are read from an index at a time. Full ones take 0.4 MB each.
 _PAGES_AT_ONCE = 32
@@ -38,17 +44,17 @@ RANGE = (0.0, 0.4)
 
 
 def write_heatmaps(
-    model,
-    samples,
-    query,
-    label_field="heatmap",
-    per_token=False,
-    batch_size=None,
-    num_workers=None,
-    skip_failures=True,
-    progress=None,
-    index=None,
-):
+    model: "JinaV4",
+    samples: SampleCollection,
+    query: str,
+    label_field: str = "heatmap",
+    per_token: bool = False,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    skip_failures: bool = True,
+    progress: bool | None = None,
+    index: "LateInteractionSimilarityIndex | None" = None,
+) -> list[str]:
     """Writes where on each image a text query is met, as :class:`fiftyone.core.labels.Heatmap` labels.
 
     A map has one value for each visual token, a square of 28 pixels of the image as the model resizes it: a float32
@@ -162,7 +168,7 @@ def _write_from_index(model, samples, index, fields, write):
     return samples.exclude(written)
 
 
-def excess(similarities):
+def excess(similarities: np.ndarray) -> np.ndarray:
     """Returns by how much the places of a page exceed what is ordinary there, for each token of a query.
 
     Args:

@@ -1,15 +1,22 @@
 """The late-interaction index: FiftyOne's interface to a store."""
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import fiftyone.brain.similarity as fbs
 import numpy as np
 from bson import ObjectId
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.arguments import check_integer
 from ..engine.encoder import Embeddings
 from .indexing import embed_missing
 from .query import Query
+
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
+    from .similarity import LateInteractionSimilarity, LateInteractionSimilarityConfig
 
 
 class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
@@ -29,30 +36,36 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         backend (None): a :class:`LateInteractionSimilarity`
     """
 
-    def __init__(self, samples, config, brain_key, backend=None):
+    def __init__(
+        self,
+        samples: SampleCollection,
+        config: "LateInteractionSimilarityConfig",
+        brain_key: str | None,
+        backend: "LateInteractionSimilarity | None" = None,
+    ) -> None:
         super().__init__(samples, config, brain_key, backend=backend)
         self._store = config.open_store()
 
     @property
-    def is_external(self):
+    def is_external(self) -> bool:
         # FiftyOne asks whether to embed images although the index has some.
         return False
 
     @property
-    def total_index_size(self):
+    def total_index_size(self) -> int:
         return self._store.size()
 
     @property
-    def sample_ids(self):
+    def sample_ids(self) -> np.ndarray | None:
         found = self._store.ids()
         return None if found is None else found[1]
 
     @property
-    def label_ids(self):
+    def label_ids(self) -> np.ndarray | None:
         found = self._store.ids()
         return None if found is None or self.config.patches_field is None else found[0]
 
-    def with_candidates(self, candidates):
+    def with_candidates(self, candidates: int | None) -> "LateInteractionSimilarityIndex":
         """Returns the same index with another number of candidates.
 
         Args:
@@ -68,7 +81,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         index._config.candidates = candidates
         return index
 
-    def check(self):
+    def check(self) -> list[str]:
         """Reads all vectors of the local store, and compares them with the checksums that were stored with them.
 
         To embed pages that are damaged anew, remove them, and call :meth:`add_samples`. Pages that were added before
@@ -80,7 +93,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         self._store.check()
         return self._store.damaged()
 
-    def add_samples(self, samples, **kwargs):
+    def add_samples(self, samples: SampleCollection, **kwargs: Any) -> int:
         """Embeds and adds those images, or patches, that the index lacks.
 
         Each batch is on the disk before the next is embedded: what is killed can be called again, and goes on.
@@ -98,7 +111,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             pass
         return total - added
 
-    def iter_add_samples(self, samples, **kwargs):
+    def iter_add_samples(self, samples: SampleCollection, **kwargs: Any) -> Iterator[tuple[int, int]]:
         """Does what :meth:`add_samples` does, and tells how far it is.
 
         Args:
@@ -128,7 +141,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         self.reload()
         yield done, total
 
-    def compute_embeddings(self, samples, model=None, skip_existing=False, warn_existing=False, **kwargs):
+    def compute_embeddings(
+        self,
+        samples: SampleCollection,
+        model: "JinaV4 | None" = None,
+        skip_existing: bool = False,
+        warn_existing: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Embeddings, np.ndarray, np.ndarray | None]:
         """Embeds images, or patches, without adding them. They are all held in memory: see :meth:`add_samples`.
 
         Args:
@@ -166,14 +186,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
     def add_to_index(
         self,
-        embeddings,
-        sample_ids,
-        label_ids=None,
-        overwrite=True,
-        allow_existing=True,
-        warn_existing=False,
-        reload=True,
-    ):
+        embeddings: Embeddings,
+        sample_ids: Iterable[str],
+        label_ids: Iterable[str] | None = None,
+        overwrite: bool = True,
+        allow_existing: bool = True,
+        warn_existing: bool = False,
+        reload: bool = True,
+    ) -> None:
         if not len(embeddings):
             return
         check_owner(self._samples, self.config)
@@ -186,7 +206,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
         ids = [str(page_id) for page_id in (sample_ids if label_ids is None else label_ids)]
         sample_ids = [str(page_id) for page_id in sample_ids]
-        keep = range(len(ids))
+        keep: Sequence[int] = range(len(ids))
         if not overwrite or not allow_existing or warn_existing:
             missing = set(self._store.missing(ids))
             existing = [page_id for page_id in ids if page_id not in missing]
@@ -204,7 +224,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if reload:
             self.reload()
 
-    def remove_from_index(self, sample_ids=None, label_ids=None, allow_missing=True, warn_missing=False, reload=True):
+    def remove_from_index(
+        self,
+        sample_ids: str | Iterable[str] | None = None,
+        label_ids: str | Iterable[str] | None = None,
+        allow_missing: bool = True,
+        warn_missing: bool = False,
+        reload: bool = True,
+    ) -> None:
         check_owner(self._samples, self.config)
         if sample_ids is None and label_ids is None:
             return
@@ -215,7 +242,13 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if reload:
             self.reload()
 
-    def get_embeddings(self, sample_ids=None, label_ids=None, allow_missing=True, warn_missing=False):
+    def get_embeddings(
+        self,
+        sample_ids: str | Iterable[str] | None = None,
+        label_ids: str | Iterable[str] | None = None,
+        allow_missing: bool = True,
+        warn_missing: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Reads the single vectors of pages, which are what FiftyOne can go on with: arrays.
 
         Args:
@@ -233,7 +266,9 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         patches = self.config.patches_field is not None
         return vectors, np.array(of_samples), np.array(ids) if patches else None
 
-    def get_multi_vectors(self, sample_ids=None, label_ids=None):
+    def get_multi_vectors(
+        self, sample_ids: str | Iterable[str] | None = None, label_ids: str | Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Reads the multi-vectors of pages.
 
         Args:
@@ -272,7 +307,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if missing and warn_missing:
             fbs.logger.warning("Ignoring %d IDs that are not in the index", len(missing))
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         check_owner(self._samples, self.config)
         self._store.drop()
 
@@ -356,15 +391,21 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         return [Query.from_embeddings(embeddings) for embeddings in each], False
 
     @classmethod
-    def _from_dict(cls, d, samples, config, brain_key):
+    def _from_dict(
+        cls,
+        d: dict[str, Any],
+        samples: SampleCollection,
+        config: "LateInteractionSimilarityConfig",
+        brain_key: str,
+    ) -> "LateInteractionSimilarityIndex":
         return cls(samples, config, brain_key)
 
 
-def dataset_id(samples):
+def dataset_id(samples: SampleCollection) -> str:
     return str(samples._root_dataset._doc.id)
 
 
-def check_owner(samples, config):
+def check_owner(samples: SampleCollection, config: "LateInteractionSimilarityConfig") -> None:
     """Raises a ``ValueError`` where an index, which came with the clone of a dataset, would be changed for both."""
     if config.owner != dataset_id(samples):
         raise ValueError(

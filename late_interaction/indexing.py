@@ -1,17 +1,23 @@
 """A dataset -> the embeddings of its images or patches, a batch at a time, in one pass."""
 
 import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import fiftyone.core.labels as fol
 import fiftyone.core.utils as fou
 import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
 import torch
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.encoder import Embeddings
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images, start_workers
 from .token_pooling import pool_tokens
+
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
 
 # Samples that are selected at a time. A query of MongoDB has its limit, 16 MB.
 _SELECTED_AT_ONCE = 100_000
@@ -19,18 +25,18 @@ _PATCHES_AT_ONCE = 5000
 
 
 def embed_missing(
-    model,
-    samples,
-    missing,
-    patches_field=None,
-    pool_factor=1,
-    batch_size=None,
-    num_workers=None,
-    skip_failures=True,
-    force_square=False,
-    alpha=None,
-    progress=None,
-):
+    model: "JinaV4",
+    samples: SampleCollection,
+    missing: Callable[[list[str]], list[str]],
+    patches_field: str | None = None,
+    pool_factor: int = 1,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    skip_failures: bool = True,
+    force_square: bool = False,
+    alpha: float | None = None,
+    progress: bool | None = None,
+) -> Iterator[tuple[Embeddings, list[str], list[str] | None]]:
     """Embeds those images, or patches, of a dataset that an index lacks.
 
     Args:

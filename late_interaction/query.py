@@ -1,10 +1,14 @@
 """What is searched for."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..engine.pooling import unit
+
+if TYPE_CHECKING:
+    from ..engine.encoder import Embeddings
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Query:
     single: np.ndarray | None
 
     @classmethod
-    def from_embeddings(cls, embeddings):
+    def from_embeddings(cls, embeddings: "Embeddings") -> "Query":
         """Makes the query of several prompts or pages.
 
         Args:
@@ -39,7 +43,7 @@ class Query:
         return cls(np.concatenate(rows).astype(np.float32), embeddings.single.mean(axis=0))
 
     @classmethod
-    def from_vectors(cls, vectors, single_dim, multi_dim):
+    def from_vectors(cls, vectors: np.ndarray, single_dim: int | None, multi_dim: int | None) -> "Query":
         """Makes the query of vectors that a person computed.
 
         Args:

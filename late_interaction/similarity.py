@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sqlite3
+from typing import Any
 
 import fiftyone as fo
 import fiftyone.brain as fob
@@ -16,11 +17,13 @@ import fiftyone.brain.similarity as fbs
 import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.arguments import check_choice, check_integer
 from ..integration.optional import import_optional
 from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
+from .stores.base import VectorStore
 from .stores.local import LocalStore
 from .stores.qdrant import QdrantStore
 from .stores.vector_files import DTYPES
@@ -54,18 +57,18 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
 
     def __init__(
         self,
-        store="local",
-        uri=None,
-        index_name=None,
-        dtype="float16",
-        pool_factor=1,
-        candidates=1000,
-        api_key=None,
-        owner=None,
-        embeddings_field=None,
-        roi_field=None,
-        **kwargs,
-    ):
+        store: str = "local",
+        uri: str | None = None,
+        index_name: str | None = None,
+        dtype: str = "float16",
+        pool_factor: int = 1,
+        candidates: int | None = 1000,
+        api_key: str | None = None,
+        owner: str | None = None,
+        embeddings_field: str | None = None,
+        roi_field: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         for name in kwargs:
             if name not in _KNOWN and name not in _STORED:
                 raise TypeError(_unknown(name))
@@ -95,38 +98,39 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self._api_key = api_key
 
     @property
-    def method(self):
+    def method(self) -> str:
         return BACKEND
 
     @property
-    def max_k(self):
+    def max_k(self) -> None:
         return None
 
     @property
-    def supports_least_similarity(self):
+    def supports_least_similarity(self) -> bool:
         return self.store == "local"
 
     @property
-    def supported_aggregations(self):
+    def supported_aggregations(self) -> tuple[str, ...]:
         return ("mean",)
 
     @property
-    def api_key(self):
+    def api_key(self) -> str | None:
         """The key for the Qdrant server, from FiftyOne's brain config."""
         return self._api_key
 
     @api_key.setter
-    def api_key(self, value):
+    def api_key(self, value: str | None) -> None:
         self._api_key = value
 
-    def load_credentials(self, uri=None, api_key=None):
+    def load_credentials(self, uri: str | None = None, api_key: str | None = None) -> None:
         self._load_parameters(api_key=api_key)
         # Where an index is, its run says: what the brain config says now is for new ones.
         if uri is not None or self.uri is None:
             self._load_parameters(uri=uri)
 
-    def open_store(self):
+    def open_store(self) -> VectorStore:
         """Returns the store with the index's vectors."""
+        assert self.uri is not None and self.index_name is not None
         if self.store == "local":
             return LocalStore(os.path.join(self.uri, self.index_name), self.dtype)
 
@@ -158,7 +162,7 @@ class LateInteractionSimilarity(fbs.Similarity):
         config: a :class:`LateInteractionSimilarityConfig`
     """
 
-    def ensure_requirements(self):
+    def ensure_requirements(self) -> None:
         self.ensure_usage_requirements()
         # FiftyOne asks before it registers the run.
         embeddings = fiftyone_argument(_BRAIN, "embeddings")
@@ -174,11 +178,13 @@ class LateInteractionSimilarity(fbs.Similarity):
                 f"found a {type(model).__name__}"
             )
 
-    def ensure_usage_requirements(self):
+    def ensure_usage_requirements(self) -> None:
         if self.config.store == "qdrant":
             import_optional("qdrant_client", "qdrant", "store='qdrant'")
 
-    def register_run(self, samples, key, overwrite=True, cleanup=True):
+    def register_run(
+        self, samples: SampleCollection, key: str | None, overwrite: bool = True, cleanup: bool = True
+    ) -> None:
         """Registers a run. The same call again goes on with the run that is there."""
         if key is None or key not in self.list_runs(samples):
             self.validate_run(samples, key, overwrite=overwrite)
@@ -267,7 +273,7 @@ class LateInteractionSimilarity(fbs.Similarity):
                 f"uri={self.config.uri!r} cannot be written ({error}): pass the path of a folder that can, uri=..."
             ) from error
 
-    def initialize(self, samples, brain_key):
+    def initialize(self, samples: SampleCollection, brain_key: str | None) -> LateInteractionSimilarityIndex:
         if brain_key is None:
             self._resolve_location(samples, None)
             self._make_store()
@@ -288,13 +294,13 @@ class LateInteractionSimilarity(fbs.Similarity):
                 raise ValueError(f"None of {missing} images could be embedded: the warnings above say why")
         return index
 
-    def cleanup(self, samples, key):
+    def cleanup(self, samples: SampleCollection, key: str) -> None:
         # The run of a clone goes without the vectors, which are the other dataset's.
         if self.config.owner == dataset_id(samples):
             self.config.open_store().drop()
 
 
-def register_backend():
+def register_backend() -> None:
     """Makes the backend known to :func:`fiftyone.brain.compute_similarity` in this process."""
     settings = fob.brain_config.similarity_backends.setdefault(BACKEND, {})
     settings.setdefault("config_cls", f"{__name__}.{LateInteractionSimilarityConfig.__name__}")

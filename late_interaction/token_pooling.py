@@ -6,7 +6,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from ..engine.pooling import unit
 
 
-def pool_tokens(multi_vector, factor):
+def pool_tokens(multi_vector: np.ndarray, factor: int) -> np.ndarray:
     """Clusters a page's tokens by Ward's method, and takes the mean of each cluster.
 
     Args:

@@ -1,6 +1,14 @@
 """What an index asks of the place where its vectors are."""
 
 import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ...engine.encoder import Embeddings
+    from ..query import Query
 
 
 class VectorStore(abc.ABC):
@@ -14,19 +22,19 @@ class VectorStore(abc.ABC):
     """
 
     @abc.abstractmethod
-    def create(self):
+    def create(self) -> None:
         """Prepares an index without pages."""
 
     @abc.abstractmethod
-    def check(self):
+    def check(self) -> None:
         """Raises a ``FileNotFoundError`` where an index that was made is gone."""
 
     @abc.abstractmethod
-    def repair(self):
+    def repair(self) -> None:
         """Forgets the pages whose vectors are lost, and warns of them. They are missing then, and can be added anew."""
 
     @abc.abstractmethod
-    def damaged(self):
+    def damaged(self) -> list[str]:
         """Compares all vectors with the checksums that were stored with them.
 
         Returns:
@@ -35,27 +43,27 @@ class VectorStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def size(self):
+    def size(self) -> int:
         """Returns the number of pages."""
 
     @abc.abstractmethod
-    def dims(self):
+    def dims(self) -> tuple[int | None, int | None]:
         """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
 
     @abc.abstractmethod
-    def ids(self):
+    def ids(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns what :meth:`list_ids` does, or ``None`` where there may be too many to list in passing."""
 
     @abc.abstractmethod
-    def list_ids(self):
+    def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
 
     @abc.abstractmethod
-    def missing(self, ids):
+    def missing(self, ids: Sequence[str]) -> list[str]:
         """Returns those of a list of ids that are not in the index, a list in the same order."""
 
     @abc.abstractmethod
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         """Adds pages. One that is there already is replaced.
 
         Args:
@@ -68,11 +76,11 @@ class VectorStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def remove(self, ids):
+    def remove(self, ids: Sequence[str]) -> None:
         """Removes pages. Ids that are not there are ignored."""
 
     @abc.abstractmethod
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Reads the single vectors of pages that are in the index.
 
         Args:
@@ -83,7 +91,7 @@ class VectorStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Reads the multi-vectors of pages that are in the index.
 
         Args:
@@ -94,7 +102,14 @@ class VectorStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ranks pages.
 
         Args:
@@ -111,5 +126,5 @@ class VectorStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def drop(self):
+    def drop(self) -> None:
         """Deletes all that the index keeps."""

@@ -12,9 +12,12 @@ So whoever reads finds all that is committed, and what a killed process left beh
 import contextlib
 import functools
 import logging
+import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +35,10 @@ from .page_table import (
 )
 from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
+
+if TYPE_CHECKING:
+    from ...engine.encoder import Embeddings
+    from ..query import Query
 
 # Bytes of multi-vectors that are moved at a time.
 _MOVED_AT_ONCE = 2**25
@@ -69,43 +76,43 @@ class LocalStore(VectorStore):
         dtype ("float16"): ``"float16"``, or ``"int8"`` for multi-vectors of half the size
     """
 
-    def __init__(self, folder, dtype="float16"):
+    def __init__(self, folder: str | os.PathLike, dtype: str = "float16") -> None:
         self.folder = Path(folder)
         self.dtype = dtype
         self._cached = None
         self._files = VectorFiles(folder, dtype)
         self._loading = threading.Lock()
 
-    def create(self):
+    def create(self) -> None:
         """Makes the folder, unless it is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing():
             pass
 
-    def check(self):
+    def check(self) -> None:
         if not self._database.exists():
             raise FileNotFoundError(
                 f"The vectors of this index are gone from {self.folder}: delete its run, and index the pages anew"
             )
 
-    def size(self):
+    def size(self) -> int:
         with self._reading() as database:
             return database.execute("SELECT COUNT(*) FROM pages").fetchone()[0]
 
-    def dims(self):
+    def dims(self) -> tuple[int | None, int | None]:
         with self._reading() as database:
             return read_dims(database)
 
-    def ids(self):
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
         catalog = self._catalog()
         return catalog.ids, catalog.sample_ids
 
     list_ids = ids
 
-    def missing(self, ids):
+    def missing(self, ids: Sequence[str]) -> list[str]:
         return [page_id for page_id, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
 
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing() as database:
             dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
@@ -119,7 +126,7 @@ class LocalStore(VectorStore):
             self._insert(database, state, ids, sample_ids, embeddings.single, embeddings.multi)
             write_state(database, state)
 
-    def remove(self, ids):
+    def remove(self, ids: Sequence[str]) -> None:
         if not self._database.exists():
             return
 
@@ -138,7 +145,7 @@ class LocalStore(VectorStore):
         for segment in empty:
             self._files.delete(segment)
 
-    def repair(self):
+    def repair(self) -> None:
         with self._reading() as database:
             if not self._damage(database, read_state(database)):
                 return
@@ -157,7 +164,7 @@ class LocalStore(VectorStore):
                 "%s is gone or was cut off: the %d pages that it lost will be embedded anew", path, len(lost)
             )
 
-    def damaged(self):
+    def damaged(self) -> list[str]:
         with self._reading() as database:
             damaged = {page_id for _, _, lost in self._damage(database, read_state(database)) for page_id in lost}
             segments = [segment for segment, _, _ in segment_ends(database)]
@@ -165,30 +172,39 @@ class LocalStore(VectorStore):
         for segment in segments if checked else []:
             # One at a time, since who writes waits for it. No file that the table tells of goes while this is open.
             with self._reading() as database:
-                dims = read_dims(database)
+                state = read_state(database)
                 self._files.refresh()
                 for page_id, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
                     "WHERE segment = ? AND checksum IS NOT NULL ORDER BY page",
                     (segment,),
                 ):
-                    if page_id not in damaged and checksum != self._files.checksum(place, *dims):
+                    if page_id not in damaged and checksum != self._files.checksum(
+                        place, state["single_dim"], state["multi_dim"]
+                    ):
                         damaged.add(page_id)
         return sorted(damaged)
 
     @_retry_if_files_moved
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         catalog = self._catalog()
         rows = catalog.rows_of_present(ids)
         return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
 
     @_retry_if_files_moved
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         catalog = self._catalog()
-        return self._files.read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1])
+        return self._files.read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1] or 0)
 
     @_retry_if_files_moved
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         catalog = self._catalog()
         rows = np.arange(len(catalog.ids))
         if ids is not None:
@@ -197,6 +213,7 @@ class LocalStore(VectorStore):
 
         k = len(rows) if k is None else k
         if query.multi is None:
+            assert query.single is not None
             scores = single_scores(self._files, query.single, catalog.places[rows])
         else:
             if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
@@ -208,7 +225,7 @@ class LocalStore(VectorStore):
         best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
         return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
 
-    def drop(self):
+    def drop(self) -> None:
         """Deletes the index's files, and the folder, if nothing else is in it."""
         self._files.refresh()
         self._cached = None

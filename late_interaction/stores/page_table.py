@@ -1,9 +1,13 @@
 """The SQLite table of what is where in the files of a local store, and what a process remembers of it."""
 
 import functools
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from .vector_files import Place
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
@@ -30,7 +34,7 @@ class Catalog:
     def _order(self):
         return np.argsort(self.ids)
 
-    def rows(self, ids):
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Returns the row of each id, -1 for those that are not there."""
         if not len(self.ids) or not len(ids):
             return np.full(len(ids), -1)
@@ -39,7 +43,7 @@ class Catalog:
         found = self._order[np.minimum(at, len(self.ids) - 1)]
         return np.where(self.ids[found] == np.asarray(ids), found, -1)
 
-    def rows_of_present(self, ids):
+    def rows_of_present(self, ids: Sequence[str]) -> np.ndarray:
         """Returns the row of each id, and raises a ``KeyError`` for one that is not there."""
         rows = self.rows(ids)
         if (rows < 0).any():
@@ -48,12 +52,12 @@ class Catalog:
         return rows
 
 
-def columns(database):
+def columns(database: sqlite3.Connection) -> set[str]:
     """Returns the names of the table's columns. Tables of before there were checksums have none for them."""
     return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
 
 
-def insert_rows(database, pages):
+def insert_rows(database: sqlite3.Connection, pages: Iterable[tuple[str, str, Place, int | None]]) -> None:
     """Writes pages: tuples of the id, the sample id, the place and the checksum."""
     rows = [(*of_page, *place, checksum) for *of_page, place, checksum in pages]
     database.executemany(
@@ -63,7 +67,7 @@ def insert_rows(database, pages):
     )
 
 
-def segment_ends(database):
+def segment_ends(database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
     """Yields each segment, its last page, and the row at which that page ends, by one look into the table for each."""
     row = (2**62,)
     while row is not None:
@@ -76,24 +80,24 @@ def segment_ends(database):
             yield row
 
 
-def read_state(database):
+def read_state(database: sqlite3.Connection) -> dict[str, int]:
     """Returns the dict of the index's numbers: its dimensions, its revision, the segment that is being filled."""
     return dict(database.execute("SELECT name, value FROM state"))
 
 
-def read_dims(database):
+def read_dims(database: sqlite3.Connection) -> tuple[int | None, int | None]:
     """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
     state = read_state(database)
     return state.get("single_dim"), state.get("multi_dim")
 
 
-def write_state(database, state):
+def write_state(database: sqlite3.Connection, state: dict[str, int]) -> None:
     """Stores the dict of the index's numbers as that of the next revision."""
     state = state | {"revision": state.get("revision", 0) + 1}
     database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
 
 
-def check_dims(there, given):
+def check_dims(there: dict[str, int], given: dict[str, int]) -> None:
     """Raises a ``ValueError`` where vectors have other dimensions than those in the index."""
     if there != given:
         raise ValueError(

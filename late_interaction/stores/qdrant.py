@@ -5,11 +5,17 @@ late interaction ranks them.
 """
 
 import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...integration.optional import import_optional
 from .base import VectorStore
+
+if TYPE_CHECKING:
+    from ...engine.encoder import Embeddings
+    from ..query import Query
 
 # Of full pages, 200 KB each.
 _PAGES_AT_ONCE = 32
@@ -25,7 +31,7 @@ class QdrantStore(VectorStore):
         api_key (None): the server's key
     """
 
-    def __init__(self, uri, name, api_key=None):
+    def __init__(self, uri: str, name: str, api_key: str | None = None) -> None:
         qdrant_client = import_optional("qdrant_client", "qdrant", "store='qdrant'")
         self._models = qdrant_client.models
         self.name = name
@@ -34,34 +40,34 @@ class QdrantStore(VectorStore):
         else:
             self._client = qdrant_client.QdrantClient(path=uri)
 
-    def create(self):
+    def create(self) -> None:
         """Does nothing: the collection is made when the dimensions of its vectors are known."""
 
-    def check(self):
+    def check(self) -> None:
         """Does nothing: an index without pages has no collection."""
 
-    def repair(self):
+    def repair(self) -> None:
         """Does nothing: Qdrant keeps its own files."""
 
-    def damaged(self):
+    def damaged(self) -> list[str]:
         """Returns an empty list: Qdrant checks its own files."""
         return []
 
-    def size(self):
+    def size(self) -> int:
         return self._client.count(self.name).count if self._exists() else 0
 
-    def dims(self):
+    def dims(self) -> tuple[int | None, int | None]:
         if not self._exists():
             return None, None
 
         vectors = self._client.get_collection(self.name).config.params.vectors
         return vectors["single"].size, vectors["multi"].size
 
-    def ids(self):
+    def ids(self) -> None:
         """Returns ``None``: there may be too many to list."""
         return None
 
-    def list_ids(self):
+    def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
         found, offset = [], None
         while self._exists():
             points, offset = self._client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
@@ -71,17 +77,17 @@ class QdrantStore(VectorStore):
         ids, of_samples = zip(*found, strict=True) if found else ((), ())
         return np.array(ids, dtype="U24"), np.array(of_samples, dtype="U24")
 
-    def missing(self, ids):
+    def missing(self, ids: Sequence[str]) -> list[str]:
         if not self._exists():
             return list(ids)
 
-        found = set()
+        found: set[str] = set()
         for part in _parts(ids, _IDS_AT_ONCE):
             points = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_payload=False)
             found.update(str(uuid.UUID(str(point.id))) for point in points)
         return [page_id for page_id in ids if _point(page_id) not in found]
 
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         if not self._exists():
             self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
 
@@ -96,17 +102,17 @@ class QdrantStore(VectorStore):
             ]
             self._client.upsert(self.name, points)
 
-    def remove(self, ids):
+    def remove(self, ids: Sequence[str]) -> None:
         if self._exists():
             for part in _parts(ids, _IDS_AT_ONCE):
                 self._client.delete(self.name, self._models.PointIdsList(points=[_point(page_id) for page_id in part]))
 
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         points = self._points(ids, "single")
         vectors = np.array([point.vector["single"] for point in points], dtype=np.float32)
         return vectors, [point.payload["sample_id"] for point in points]
 
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         return [np.array(point.vector["multi"], dtype=np.float32) for point in self._points(ids, "multi")]
 
     def _points(self, ids, kind):
@@ -116,7 +122,14 @@ class QdrantStore(VectorStore):
             points.update({point.payload["id"]: point for point in found})
         return [points[page_id] for page_id in ids]
 
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = self.size()
         k = size if k is None else k
         if not size or not k or (ids is not None and not len(ids)):
@@ -127,6 +140,7 @@ class QdrantStore(VectorStore):
         if ids is not None:
             within = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
         if query.multi is None:
+            assert query.single is not None
             search = {"query": query.single.tolist(), "using": "single"}
         else:
             search = {"query": query.multi.tolist(), "using": "multi"}
@@ -141,7 +155,7 @@ class QdrantStore(VectorStore):
             np.array([point.score for point in found]),
         )
 
-    def drop(self):
+    def drop(self) -> None:
         """Deletes the collection."""
         self._client.delete_collection(self.name)
 

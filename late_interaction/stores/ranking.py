@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from .vector_files import SCALE_COLUMNS, scales_of
+from .vector_files import SCALE_COLUMNS, VectorFiles, scales_of
 
 # Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
 _SIMILARITIES_AT_ONCE = 2**22
@@ -24,7 +24,7 @@ _SINGLES_AT_ONCE = 256
 _PARTS_PER_THREAD = 4
 
 
-def single_scores(files, query, places):
+def single_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Compares a vector with the single vectors of pages.
 
     Args:
@@ -35,24 +35,24 @@ def single_scores(files, query, places):
     Returns:
         a float32 array ``(pages,)``, their products
     """
-    query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+    vector = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
 
     def score(places):
         scores = torch.empty(len(places))
-        floats = torch.empty(_SINGLES_AT_ONCE, len(query))
-        halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
+        floats = torch.empty(_SINGLES_AT_ONCE, len(vector))
+        halves = torch.empty(_SINGLES_AT_ONCE, len(vector), dtype=torch.float16)
         for segment, start, stop in _runs(places[:, 0]):
-            singles = _tensor(files.singles(segment, len(query)))
+            singles = _tensor(files.singles(segment, len(vector)))
             for at in range(start, stop, _SINGLES_AT_ONCE):
                 pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
                 chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
-                torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
+                torch.mv(floats[: len(pages)].copy_(chosen), vector, out=scores[at : at + len(pages)])
         return scores.numpy()
 
     return _in_threads(score, places)
 
 
-def maxsim_scores(files, query, places):
+def maxsim_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Compares a multi-vector with those of pages.
 
     Args:
@@ -65,8 +65,8 @@ def maxsim_scores(files, query, places):
     """
     dim, head = query.shape[1], SCALE_COLUMNS[files.dtype]
     # Rows are read as they lie in the file, what is before their values too, which the query's zeros drop.
-    query = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
-    parts = query.split(_QUERY_ROWS_AT_ONCE)
+    padded = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
+    parts = padded.split(_QUERY_ROWS_AT_ONCE)
     at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(parts[0])))
 
     def score(places):

@@ -6,11 +6,15 @@ after the other, in another. Vectors are only appended; what is where in the fil
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 DTYPES = ("float16", "int8")
+
+# Where a page lies: its segment, its number there, its first row in the file of multi-vectors, and its number of rows.
+Place = tuple[int, int, int, int]
 
 # What is before the values in a row of a multi-vector's file, in units of a value. Rows of int8 have a scale of their
 # own, the largest value / 127, in float16.
@@ -28,36 +32,36 @@ class VectorFiles:
         dtype: of multi-vectors, ``"float16"`` or ``"int8"``
     """
 
-    def __init__(self, folder, dtype):
+    def __init__(self, folder: str | os.PathLike, dtype: str) -> None:
         self.folder = Path(folder)
         self.dtype = dtype
-        self._maps = {}
+        self._maps: dict[tuple[int, str], np.ndarray] = {}
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Forgets how long the files were."""
         self._maps = {}
 
-    def segments(self):
+    def segments(self) -> list[int]:
         """Returns the numbers of all segments, in order."""
         return sorted(int(path.stem) for path in self.folder.glob("*.single"))
 
-    def pages_in(self, segment, single_dim):
+    def pages_in(self, segment: int, single_dim: int) -> int:
         """Returns the number of pages that a segment's files hold, those that no table knows of included."""
         path = self.path(segment, "single")
         return path.stat().st_size // (2 * single_dim) if path.exists() else 0
 
-    def delete(self, segment):
+    def delete(self, segment: int) -> None:
         """Deletes a segment's files."""
         for kind in ("single", "multi"):
             self.path(segment, kind).unlink(missing_ok=True)
 
-    def rows(self, segment, single_dim, multi_dim):
+    def rows(self, segment: int, single_dim: int, multi_dim: int) -> list[int]:
         """Returns how many whole rows a segment's files hold: of single vectors, and of multi-vectors."""
         sizes = (2 * single_dim, np.dtype(self.dtype).itemsize * (SCALE_COLUMNS[self.dtype] + multi_dim))
         paths = [self.path(segment, kind) for kind in ("single", "multi")]
         return [path.stat().st_size // size if path.exists() else 0 for path, size in zip(paths, sizes, strict=True)]
 
-    def append(self, segment, singles, multi):
+    def append(self, segment: int, singles: np.ndarray, multi: Sequence[np.ndarray]) -> tuple[list[Place], list[int]]:
         """Writes vectors to the end of a segment's files.
 
         Args:
@@ -75,7 +79,9 @@ class VectorFiles:
         pages = zip(singles, np.split(stored, ends[:-1]), strict=True)
         return places, [_checksum(single, rows) for single, rows in pages]
 
-    def append_stored(self, segment, singles, tokens, lengths):
+    def append_stored(
+        self, segment: int, singles: np.ndarray, tokens: np.ndarray, lengths: Sequence[int]
+    ) -> list[Place]:
         """Writes rows to the end of a segment's files, as they lie in files.
 
         Args:
@@ -95,17 +101,17 @@ class VectorFiles:
             start += length
         return places
 
-    def checksum(self, place, single_dim, multi_dim):
+    def checksum(self, place: Sequence[int], single_dim: int, multi_dim: int) -> int:
         """Reads a page, and returns the checksum of what is in the files."""
         segment, page, start, tokens = place
         single = self.singles(segment, single_dim)[page]
         return _checksum(single, self.tokens(segment, multi_dim)[start : start + tokens])
 
-    def singles(self, segment, dim):
+    def singles(self, segment: int, dim: int) -> np.ndarray:
         """Returns all single vectors of a segment: a float16 array ``(pages, dim)``, mapped into memory."""
         return self._mapped(segment, "single", np.dtype(np.float16), dim)
 
-    def tokens(self, segment, dim):
+    def tokens(self, segment: int, dim: int) -> np.ndarray:
         """Returns all rows of a segment's multi-vectors as they lie in the file, what is before the values included.
 
         Returns:
@@ -113,14 +119,14 @@ class VectorFiles:
         """
         return self._mapped(segment, "multi", np.dtype(self.dtype), SCALE_COLUMNS[self.dtype] + dim)
 
-    def read_single(self, places, dim):
+    def read_single(self, places: np.ndarray, dim: int) -> np.ndarray:
         """Reads the single vectors of pages: a float32 array ``(pages, dim)``."""
         vectors = np.empty((len(places), dim), np.float32)
         for row, (segment, page, _, _) in zip(vectors, places, strict=True):
             row[:] = self.singles(segment, dim)[page]
         return vectors
 
-    def read_multi(self, places, dim):
+    def read_multi(self, places: np.ndarray, dim: int) -> list[np.ndarray]:
         """Reads the multi-vectors of pages: a list of float32 arrays ``(tokens_i, dim)``."""
         vectors = []
         for segment, _, start, tokens in places:
@@ -130,7 +136,7 @@ class VectorFiles:
                 vectors[-1] *= scales_of(stored)[:, None]
         return vectors
 
-    def path(self, segment, kind):
+    def path(self, segment: int, kind: str) -> Path:
         """Returns the path of a segment's file of ``"single"`` or of ``"multi"`` vectors."""
         return self.folder / f"{segment:06}.{kind}"
 
@@ -173,6 +179,6 @@ def _stored(vectors, dtype):
     return np.hstack([scales.view(np.int8), values])
 
 
-def scales_of(stored):
+def scales_of(stored: np.ndarray) -> np.ndarray:
     """Reads the scales of rows of int8, as float32."""
     return np.ascontiguousarray(stored[:, : SCALE_COLUMNS["int8"]]).view(np.float16)[:, 0].astype(np.float32)
