@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def read_adapter_config(directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
+    """Returns the decoded ``adapter_config.json`` of a directory of adapters."""
     return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
 
 
 def adapter_tensors(network: "PeftModel", task: str) -> dict[str, torch.Tensor]:
-    """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
+    """Returns the tensors of an adapter of a :class:`peft.PeftModel`, a dict by PEFT's names."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(network, adapter_name=task)
@@ -30,12 +30,12 @@ def adapter_tensors(network: "PeftModel", task: str) -> dict[str, torch.Tensor]:
 def write_adapters(
     directory: str | os.PathLike, settings: dict[str, Any], adapters: dict[str, dict[str, torch.Tensor]]
 ) -> None:
-    """Writes adapters, all in one file, the task's name within the tensors' names.
+    """Writes adapters into one file, with the task's name inserted into the tensors' names.
 
     Args:
-        directory: the directory of the adapters, which in a checkpoint is ``adapters``
-        settings: the dict of ``adapter_config.json``
-        adapters: a dict of the adapters' weights by task, named as PEFT names them
+        directory: the directory of the adapters, in a checkpoint ``adapters``
+        settings: the content of ``adapter_config.json``
+        adapters: a dict, by task, of dicts of tensors by PEFT's names
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -49,5 +49,5 @@ def write_adapters(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON that people can read."""
+    """Writes a value as indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

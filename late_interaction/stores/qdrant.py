@@ -1,7 +1,7 @@
-"""The vectors of an index in Qdrant, for more pages than one machine holds.
+"""A store in Qdrant, for more pages than one machine holds.
 
-Qdrant compares multi-vectors itself (MaxSim), on each shard: single vectors choose candidates, over an HNSW graph, and
-late interaction ranks them.
+Qdrant ranks pages on each shard: single vectors choose candidates by an HNSW graph, and MaxSim over multi-vectors ranks
+them.
 """
 
 import uuid
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...integration.optional import import_optional
-from .base import VectorStore
+from .base import ID_DTYPE, VectorStore
 
 if TYPE_CHECKING:
     from ...engine.encoder import Embeddings
     from ..query import Query
 
-# Of full pages, 200 KB each.
+# Pages in one request. Full pages have 200 KB each.
 _PAGES_AT_ONCE = 32
 _IDS_AT_ONCE = 1000
 
@@ -26,8 +26,8 @@ class QdrantStore(VectorStore):
     """A collection of a Qdrant server.
 
     Args:
-        uri: the server's URL, or, to try it without a server, a folder for qdrant-client's local mode
-        name: the name of the collection, which is made when the first page is added
+        uri: the server's URL, or a folder for qdrant-client's local mode, which needs no server
+        name: the name of the collection, which is created when the first page is added
         api_key (None): the server's key
     """
 
@@ -41,13 +41,13 @@ class QdrantStore(VectorStore):
             self._client = qdrant_client.QdrantClient(path=uri)
 
     def create(self) -> None:
-        """Does nothing: the collection is made when the dimensions of its vectors are known."""
+        """Does nothing: the collection is created with the first page, whose vectors tell the dimensions."""
 
     def check(self) -> None:
-        """Does nothing: an index without pages has no collection."""
+        """Does nothing: an empty index has no collection, so a missing one is no error."""
 
     def repair(self) -> None:
-        """Does nothing: Qdrant keeps its own files."""
+        """Does nothing: Qdrant repairs its own files."""
 
     def damaged(self) -> list[str]:
         """Returns an empty list: Qdrant checks its own files."""
@@ -64,7 +64,7 @@ class QdrantStore(VectorStore):
         return vectors["single"].size, vectors["multi"].size
 
     def ids(self) -> None:
-        """Returns ``None``: there may be too many to list."""
+        """Returns ``None``: there may be too many pages to list often."""
         return None
 
     def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +74,8 @@ class QdrantStore(VectorStore):
             found += [(point.payload["id"], point.payload["sample_id"]) for point in points]
             if offset is None:
                 break
-        ids, of_samples = zip(*found, strict=True) if found else ((), ())
-        return np.array(ids, dtype="U24"), np.array(of_samples, dtype="U24")
+        ids, sample_ids = zip(*found, strict=True) if found else ((), ())
+        return np.array(ids, dtype=ID_DTYPE), np.array(sample_ids, dtype=ID_DTYPE)
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         if not self._exists():
@@ -136,9 +136,9 @@ class QdrantStore(VectorStore):
             return np.array([]), np.array([]), np.array([])
 
         models = self._models
-        within = None
+        id_filter = None
         if ids is not None:
-            within = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
+            id_filter = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
         if query.multi is None:
             assert query.single is not None
             search = {"query": query.single.tolist(), "using": "single"}
@@ -146,9 +146,9 @@ class QdrantStore(VectorStore):
             search = {"query": query.multi.tolist(), "using": "multi"}
             if candidates is not None and query.single is not None and max(candidates, k) < size:
                 search["prefetch"] = models.Prefetch(
-                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=within
+                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=id_filter
                 )
-        found = self._client.query_points(self.name, limit=k, query_filter=within, **search).points
+        found = self._client.query_points(self.name, limit=k, query_filter=id_filter, **search).points
         return (
             np.array([point.payload["id"] for point in found]),
             np.array([point.payload["sample_id"] for point in found]),
@@ -178,7 +178,7 @@ class QdrantStore(VectorStore):
                     distance=models.Distance.DOT,
                     datatype=models.Datatype.FLOAT16,
                     on_disk=True,
-                    # Candidates are compared one by one: a graph of single tokens would cost much and serve nothing.
+                    # No HNSW graph of multi-vectors, which would be large: candidates are compared one by one.
                     hnsw_config=models.HnswConfigDiff(m=0),
                     multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
                 ),
@@ -187,7 +187,7 @@ class QdrantStore(VectorStore):
 
 
 def _point(page_id):
-    """A point's id, which Qdrant wants to be a UUID, from one of FiftyOne's 24 hexadecimal digits."""
+    """Converts a page's id, 24 hexadecimal digits, to a point's id, a UUID as Qdrant requires."""
     return str(uuid.UUID(page_id.rjust(32, "0")))
 
 
