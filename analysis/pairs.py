@@ -2,16 +2,19 @@
 
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import fiftyone.core.models as fom
 import fiftyone.zoo as foz
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from ..engine.encoder import Embeddings
 from ..engine.pooling import POOLING_STRATEGIES, pool_multi_vectors, unit
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images
+
+if TYPE_CHECKING:
+    from ..engine.encoder import Embeddings
 
 _TEXTS_AT_ONCE = 64
 
@@ -117,7 +120,7 @@ def check_model(name: str, model: fom.Model | str) -> fom.Model:
     return model
 
 
-def vectors_by_kind(embeddings: Embeddings) -> dict[str, np.ndarray]:
+def vectors_by_kind(embeddings: "Embeddings") -> dict[str, np.ndarray]:
     """Returns the single vectors, under ``""``, and the pooled multi-vectors, a dict of arrays ``(N, dim)``."""
     vectors = {"": embeddings.single}
     for strategy in POOLING_STRATEGIES:

@@ -8,15 +8,17 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 import numpy as np
-from fiftyone.brain.similarity import SimilarityIndex
 from fiftyone.core.collections import SampleCollection
 from tabulate import tabulate
 
 from ..integration.optional import import_optional
+
+if TYPE_CHECKING:
+    from fiftyone.brain.similarity import SimilarityIndex
 
 METRICS = ("ndcg@5", "recall@10", "mrr@10")
 
@@ -116,7 +118,7 @@ class SearchReport:
 def evaluate_search(
     samples: SampleCollection,
     queries: str | dict[str, str | Iterable[str]],
-    indexes: Sequence[str] | dict[str, str | SimilarityIndex],
+    indexes: "Sequence[str] | dict[str, str | SimilarityIndex]",
     metrics: Sequence[str] = METRICS,
 ) -> SearchReport:
     """Evaluates similarity indexes on queries whose relevant samples are known.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..engine.processing import Processor, Tokens
 from .files import adapter_tensors
 from .forward import embed, visual_tokens
 from .loop import Loop
@@ -19,6 +18,8 @@ from .losses import cosent, joint_loss, single_scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from ..engine.processing import Processor, Tokens
 
 
 @dataclass
@@ -33,8 +34,8 @@ class Batch:
         grades (None): a tensor ``(queries, targets)`` of graded similarities, if they are known
     """
 
-    queries: list[Tokens]
-    targets: list[Tokens]
+    queries: "list[Tokens]"
+    targets: "list[Tokens]"
     excluded: torch.Tensor
     grades: torch.Tensor | None = None
 
@@ -43,7 +44,7 @@ def train_adapter(
     directory: str | os.PathLike,
     network: "PeftModel",
     task: str,
-    processor: Processor,
+    processor: "Processor",
     matryoshka_dims: Sequence[int],
     batches: Callable[[int], Iterable[Batch]],
     steps: int,

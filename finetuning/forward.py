@@ -6,13 +6,16 @@ of the vision tower. The tower has no adapter, so its output does not change whi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import normalize
 
-from ..engine.backbone import Towers
 from ..engine.images import ImageSettings, patchify
-from ..engine.processing import Tokens
+
+if TYPE_CHECKING:
+    from ..engine.backbone import Towers
+    from ..engine.processing import Tokens
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Vectors:
         return Vectors(self.single[rows], self.multi[rows], self.hidden_states[rows])
 
 
-def visual_tokens(towers: Towers, batch: Sequence[Tokens], image_settings: ImageSettings) -> Sequence[torch.Tensor]:
+def visual_tokens(towers: "Towers", batch: "Sequence[Tokens]", image_settings: ImageSettings) -> Sequence[torch.Tensor]:
     """Runs the vision tower.
 
     Args:
@@ -52,7 +55,7 @@ def visual_tokens(towers: Towers, batch: Sequence[Tokens], image_settings: Image
     return merged.split(counts.tolist())
 
 
-def embed(towers: Towers, batch: Sequence[Tokens], visual: Sequence[torch.Tensor] | None = None) -> Vectors:
+def embed(towers: "Towers", batch: "Sequence[Tokens]", visual: Sequence[torch.Tensor] | None = None) -> Vectors:
     """Runs the language model and the projector.
 
     Args:
