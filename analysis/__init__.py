@@ -1,1 +1,1 @@
-"""Measurements of the embedding space and of search, on a person's own dataset. The model needs none of this."""
+"""Measurements of the embedding space and of search on your own dataset. The model does not import this package."""

@@ -1,13 +1,21 @@
-"""Pictures of embedding spaces: PNG by matplotlib to show, HTML by plotly to look into.
+"""Figures of embedding spaces: PNG by matplotlib, and interactive HTML by plotly.
 
-All models share the axes and the bins of a picture, so that they can be compared.
+plotly writes PNG only with a browser, and matplotlib no interactive HTML. All models in a figure share its axes and
+bins, so that they can be compared.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
+
+if TYPE_CHECKING:
+    from .space import Space
 
 _BINS = 60
 _COLOURS = {
@@ -18,16 +26,16 @@ _COLOURS = {
 _MODALITIES = {"images": "#e4572e", "texts": "#2e86ab"}
 
 
-def save(spaces, ids, folder):
-    """Draws spaces.
+def save(spaces: "Sequence[Space]", ids: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Draws the figures of spaces.
 
     Args:
-        spaces: a list of :class:`analysis.space.Space`, one a model
-        ids: the ids of the samples that they are of
-        folder: where to write
+        spaces: a list of :class:`analysis.space.Space`, one per model
+        ids: the ids of the measured samples, which the points of the HTML show
+        folder: the folder to write to
 
     Returns:
-        a dict of the PNGs' paths by their names
+        a dict of the paths of the PNG files by the figures' names
     """
     matched = [{"image and its text": space.matched} for space in spaces]
     similarities = [
@@ -55,7 +63,7 @@ def save(spaces, ids, folder):
 
 
 def _bins(kinds):
-    """The bins that hold all cosines of all models, each as wide as the others."""
+    """Returns the edges of equal bins that span the cosines of all models."""
     values = np.concatenate([values for of_model in kinds for values in of_model.values()])
     return np.linspace(values.min(), values.max(), _BINS + 1)
 

@@ -1,16 +1,24 @@
-"""How well search finds what it should, on a dataset whose right answers are known.
+"""Evaluates search on a dataset with queries whose relevant samples are known.
 
-What is compared are similarity indexes, of whatever model, backend and kind of vector: single vectors, pooled ones,
-late interaction with all pages or with a few candidates. ranx computes the metrics.
+It compares similarity indexes of any model, backend and kind of vector: single vectors, pooled multi-vectors, late
+interaction with all pages or with a few candidates. ranx computes the metrics.
 """
 
 import logging
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 import numpy as np
+from fiftyone.core.collections import SampleCollection
 from tabulate import tabulate
+
+from ..integration.optional import import_optional
+
+if TYPE_CHECKING:
+    from fiftyone.brain.similarity import SimilarityIndex
 
 METRICS = ("ndcg@5", "recall@10", "mrr@10")
 
@@ -21,58 +29,58 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What :func:`evaluate_search` found.
+    """The result of :func:`evaluate_search`.
 
     Args:
-        samples: the dataset or view that was searched
+        samples: the searched dataset or view
         queries: a list of the N queries
-        relevant: a list of the sets of the ids of the samples that are right
-        found: a dict, by the name of the index, of lists of the ids that were found, best first
+        relevant: a list, by query, of the sets of the relevant samples' ids
+        found: a dict, by the name of the index, of lists, by query, of the found ids, best first
         values: a dict, by the name of the index, of dicts by metric of arrays ``(N,)``
-        skipped: a dict of the reasons by the queries that were left out
+        skipped: a dict of reasons by the skipped queries
     """
 
-    samples: object
-    queries: list
-    relevant: list
-    found: dict
-    values: dict
-    skipped: dict
+    samples: SampleCollection
+    queries: list[str]
+    relevant: list[set[str]]
+    found: dict[str, list[list[str]]]
+    values: dict[str, dict[str, np.ndarray]]
+    skipped: dict[str, str]
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Returns the table, a list of dicts: the mean of each metric, for each index."""
         return [
             {"index": name} | {metric: float(values.mean()) for metric, values in metrics.items()}
             for name, metrics in self.values.items()
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         mean = np.mean([len(ids) for ids in self.relevant])
-        left_out = f", {len(self.skipped)} left out" if self.skipped else ""
-        head = f"{len(self.queries)} queries{left_out} over {len(self.samples)} samples, {mean:.1f} right ones a query"
-        return f"{head}\n{tabulate(self.rows(), headers='keys', floatfmt='.3f')}"
+        skipped = f", {len(self.skipped)} left out" if self.skipped else ""
+        title = f"{len(self.queries)} queries{skipped} over {len(self.samples)} samples, {mean:.1f} relevant per query"
+        return f"{title}\n{tabulate(self.rows(), headers='keys', floatfmt='.3f')}"
 
-    def worst(self, name, metric=None, n=10):
-        """Returns the queries that an index answers worst.
+    def worst(self, name: str, metric: str | None = None, n: int = 10) -> list[tuple[str, float]]:
+        """Returns the queries with an index's lowest values.
 
         Args:
             name: the index's name
             metric (None): the metric, by default the first
-            n (10): how many
+            n (10): the number of queries
 
         Returns:
-            a list of tuples of a query and its value, the worst first
+            a list of tuples of a query and its value, worst first
         """
         values = self.values[name][metric or next(iter(self.values[name]))]
         return [(self.queries[i], float(values[i])) for i in np.argsort(values, kind="stable")[:n]]
 
-    def view(self, name, query, verdict_field=None):
-        """Returns what an index found for a query, best first, and then what it missed.
+    def view(self, name: str, query: str, verdict_field: str | None = None) -> fo.DatasetView:
+        """Returns the samples that an index found for a query, best first, and then the relevant ones that it missed.
 
         Args:
             name: the index's name
             query: one of the queries
-            verdict_field (None): a field to write :class:`fiftyone.core.labels.Classification` labels to: ``"right"``,
+            verdict_field (None): a field to write :class:`fiftyone.core.labels.Classification` labels to, ``"right"``,
                 ``"wrong"`` or ``"missed"``
 
         Returns:
@@ -87,13 +95,13 @@ class SearchReport:
             self.samples.set_values(verdict_field, labels, key_field="id")
         return self.samples.select(list(verdicts), ordered=True)
 
-    def save_worst_views(self, name, metric=None, n=5):
-        """Saves the views of the queries that an index answers worst, for the App's list of saved views.
+    def save_worst_views(self, name: str, metric: str | None = None, n: int = 5) -> list[str]:
+        """Saves the views of the queries with an index's lowest values, for the App's list of saved views.
 
         Args:
             name: the index's name
             metric (None): the metric, by default the first
-            n (5): how many
+            n (5): the number of queries
 
         Returns:
             a list of the views' names
@@ -107,28 +115,33 @@ class SearchReport:
         return names
 
 
-def evaluate_search(samples, queries, indexes, metrics=METRICS):
-    """Asks similarity indexes queries whose right answers are known.
+def evaluate_search(
+    samples: SampleCollection,
+    queries: str | dict[str, str | Iterable[str]],
+    indexes: "Sequence[str] | dict[str, str | SimilarityIndex]",
+    metrics: Sequence[str] = METRICS,
+) -> SearchReport:
+    """Evaluates similarity indexes on queries whose relevant samples are known.
 
-    A query that has no right answer among the samples, or that cannot be embedded, costs itself alone: it is left out,
-    with a warning.
+    A query without relevant samples, or one that cannot be embedded, is skipped with a warning.
 
     Args:
         samples: the dataset or view to search
-        queries: a field of strings, or of lists of them, each a query whose right answers are the samples that have it;
-            or a dict, by query, of a tag or a list of ids of the right samples
-        indexes: a list of brain keys of similarity indexes, or a dict of brain keys or of indexes by the names to call
-            them, eg ``{"two-stage": index.with_candidates(100)}``
+        queries: a field of strings or lists of strings, the queries that each sample is relevant for; or a dict, by
+            query, of a tag or a list of ids of the relevant samples
+        indexes: a list of brain keys of similarity indexes, or a dict of brain keys or indexes by the names to show, eg
+            ``{"two-stage": index.with_candidates(100)}``
         metrics (``METRICS``): ranx's names of metrics, each with its cutoff
 
     Returns:
         a :class:`SearchReport`
 
     Raises:
+        ImportError: if ranx is not installed
         ValueError: if no query is left, a metric has no cutoff, or an index is not of whole images
-        Exception: what an index raises that answers none of the first queries
+        Exception: an index's error, if it fails for all of the first queries
     """
-    from ranx import Qrels, Run, evaluate
+    ranx = import_optional("ranx", "retrieval", "Evaluating search")
 
     depths = [metric.rpartition("@")[2] for metric in metrics]
     if not depths or not all(depth.isdigit() for depth in depths):
@@ -141,26 +154,26 @@ def evaluate_search(samples, queries, indexes, metrics=METRICS):
     for name, index in indexes.items():
         found[name] = _search(samples, index, [query for query in relevant if query not in skipped], depth, skipped)
 
-    asked = [query for query in relevant if query not in skipped]
+    kept = [query for query in relevant if query not in skipped]
     for query, reason in skipped.items():
         logger.warning("Leaving out the query %r: %s", query, reason)
-    if not asked:
-        raise ValueError("There is no query with a right answer to evaluate")
+    if not kept:
+        raise ValueError("There is no query with a relevant sample to evaluate")
 
-    # Keys that sort as the queries do, which is the order of the values that ranx returns.
-    keys = [f"{i:09}" for i in range(len(asked))]
-    qrels = Qrels({key: dict.fromkeys(relevant[query], 1) for key, query in zip(keys, asked, strict=True)})
+    # ranx returns values in the order of the sorted keys, so the keys sort like the queries.
+    keys = [f"{i:09}" for i in range(len(kept))]
+    qrels = ranx.Qrels({key: dict.fromkeys(relevant[query], 1) for key, query in zip(keys, kept, strict=True)})
     values = {}
-    for name, of_index in found.items():
-        run = Run({key: _scores(of_index[query]) for key, query in zip(keys, asked, strict=True)})
+    for name, index_found in found.items():
+        run = ranx.Run({key: _scores(index_found[query]) for key, query in zip(keys, kept, strict=True)})
         with warnings.catch_warnings():
-            # numba's, on a cast in one of ranx's loops
+            # numba warns of a cast in one of ranx's loops.
             warnings.filterwarnings("ignore", "unsafe cast from uint64")
-            computed = evaluate(qrels, run, list(metrics), return_mean=False)
+            computed = ranx.evaluate(qrels, run, list(metrics), return_mean=False)
         values[name] = {metric: np.asarray(rows) for metric, rows in _by_metric(computed, metrics).items()}
 
-    rankings = {name: [of_index[query] for query in asked] for name, of_index in found.items()}
-    return SearchReport(samples, asked, [relevant[query] for query in asked], rankings, values, skipped)
+    rankings = {name: [index_found[query] for query in kept] for name, index_found in found.items()}
+    return SearchReport(samples, kept, [relevant[query] for query in kept], rankings, values, skipped)
 
 
 def _named(indexes):
@@ -170,13 +183,13 @@ def _named(indexes):
 def _load_index(samples, index):
     index = samples.load_brain_results(index) if isinstance(index, str) else index
     if index.config.patches_field is not None:
-        raise ValueError(f"The index is of patches in {index.config.patches_field!r}: search is evaluated on images")
+        raise ValueError(f"The index is of patches in {index.config.patches_field!r}: pass an index of whole images")
 
     return index
 
 
 def _relevant(samples, queries):
-    """The sets of the ids of the right samples, by query, and the reasons by the queries to leave out."""
+    """Returns a dict of the sets of relevant samples' ids by query, and a dict of reasons by the queries to skip."""
     relevant, skipped = {}, {}
     if isinstance(queries, str):
         for sample_id, texts in zip(*samples.values(["id", queries]), strict=True):
@@ -184,20 +197,21 @@ def _relevant(samples, queries):
                 relevant.setdefault(text, set()).add(sample_id)
     else:
         present = set(samples.values("id"))
-        for query, right in queries.items():
-            ids = samples.match_tags(right).values("id") if isinstance(right, str) else map(str, right)
+        for query, tag_or_ids in queries.items():
+            is_tag = isinstance(tag_or_ids, str)
+            ids = samples.match_tags(tag_or_ids).values("id") if is_tag else map(str, tag_or_ids)
             relevant[query] = present.intersection(ids)
 
     for query, ids in relevant.items():
         if not isinstance(query, str) or not query.strip():
-            skipped[query] = "it is no text"
+            skipped[query] = "it is not a text"
         elif not ids:
-            skipped[query] = "no sample is right"
+            skipped[query] = "no sample is relevant"
     return relevant, skipped
 
 
 def _search(samples, index, queries, depth, skipped):
-    """Asks an index: the ids that it finds, by query. Queries that fail are added to those that are skipped."""
+    """Searches an index, and returns a dict of the found ids by query. Queries that fail are added to ``skipped``."""
     found = {}
     with index.use_view(samples):
         depth = min(depth, index.index_size)
@@ -209,10 +223,10 @@ def _search(samples, index, queries, depth, skipped):
                 for query in batch:
                     try:
                         found[query] = _neighbours(index, [query], depth)[0]
-                    # Whatever it is, it is one query's.
-                    except Exception as of_query:
-                        skipped[query] = f"{type(of_query).__name__}: {of_query}"
-                # It was no query's: the index answers none.
+                    # Models and stores raise errors of any type.
+                    except Exception as query_error:
+                        skipped[query] = f"{type(query_error).__name__}: {query_error}"
+                # All queries failed, so it is the index that does not work.
                 if not found:
                     raise error
     return found
@@ -220,12 +234,13 @@ def _search(samples, index, queries, depth, skipped):
 
 def _neighbours(index, queries, depth):
     ids, _ = index._kneighbors(index._parse_query(queries), k=depth, aggregation=None)
-    # Of one query, a backend may return the list alone.
-    return [list(map(str, of_query)) for of_query in ([ids] if len(ids) and isinstance(ids[0], str) else ids)]
+    # For one query, a backend may return a single list.
+    rankings = [ids] if len(ids) and isinstance(ids[0], str) else ids
+    return [list(map(str, ranking)) for ranking in rankings]
 
 
 def _scores(ids):
-    """What ranx ranks by. It wants at least one, and knows no such sample."""
+    """Returns scores that keep the ranking in ranx, which needs at least one: an unknown id for an empty ranking."""
     return {sample_id: float(len(ids) - rank) for rank, sample_id in enumerate(ids)} or {"none": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""PDFs and images, to a dataset of their pages."""
+"""Makes a dataset of the pages of PDFs and images."""
 
 from .dataset import PIXELS, load_documents
 

@@ -1,4 +1,4 @@
-"""Documents as people have them: a folder of PDFs and images becomes a FiftyOne dataset, one sample a page."""
+"""Makes a FiftyOne dataset of a folder of PDFs and images, with a sample for each page."""
 
 import functools
 import logging
@@ -14,26 +14,26 @@ import fiftyone.core.utils as fou
 from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
+from ..integration.optional import import_optional
 from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
 
-# The area in pixels to which a page is rendered, whatever its size on paper, which is often wrong, and must not make a
-# poster cost more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158 dpi for
-# A4: small print comes out of the resizing clean, people can read it in the App, and a ``max_pixels`` of up to as much
-# is served, too. More would only make the files larger.
+# The area in pixels to which a page is rendered. It does not depend on the size on paper, which is often wrong, so that
+# a poster costs no more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158
+# dpi for A4: small print stays sharp when it is resized, people can read it in the App, and it suffices for a
+# ``max_pixels`` of up to as much. More would only make the files larger.
 PIXELS = 4 * 602_112
 
-# What browsers show, and so the App, stays where it is. The rest is rendered: all pages of a PDF, all frames of a TIFF.
+# Files that browsers, and so the App, can show are used in place. Of the others, each page or frame is rendered.
 SHOWN = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
 RENDERED = {".heic", ".heif", ".j2k", ".jp2", ".jpx", ".pbm", ".pdf", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
 
-# Pages of a document that fail one after the other, after which the rest of it is given up: a damaged PDF may claim
-# millions.
-_FAILURES = 100
+# Consecutive pages of a document that fail before the rest is skipped: a damaged PDF may claim millions of pages.
+_MAX_FAILURES = 100
 
-# The same for pages that take more than they may, each of which is waited for.
-_COSTLY = 3
+# Pages of a document that exceed the limits before the rest is skipped, since each takes the whole time limit.
+_MAX_COSTLY = 3
 
-# Pages that are added at a time, and the most that a killed run has to render again.
+# Pages that are added at a time. A killed run has to render at most these again.
 _BATCH = 32
 
 _FIELDS = {
@@ -47,34 +47,44 @@ _FIELDS = {
 logger = logging.getLogger(__name__)
 
 
-def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=True, progress=None, seconds=30):
-    """Makes a dataset of the pages of the PDFs and images in a folder and its subfolders, or brings it up to date.
+def load_documents(
+    folder: str | os.PathLike,
+    name: str | None = None,
+    pages_dir: str | os.PathLike | None = None,
+    pixels: int = PIXELS,
+    persistent: bool = True,
+    progress: bool | None = None,
+    seconds: int = 30,
+) -> fo.Dataset:
+    """Makes or updates a dataset of the pages of the PDFs and images in a folder and its subfolders.
 
-    Each page is a sample. Its ``filepath`` is the image of the page: images that browsers show are used where they are,
-    and pages of PDFs, frames of TIFFs and images of other formats are rendered to JPEG files. The fields ``document``,
-    its path relative to the folder, and ``page``, from 1, say where it comes from, and ``pages`` how many there are.
-    ``text`` is the text layer of a PDF's page, or ``None``. The saved view ``"documents"`` groups them by document.
+    Each page is a sample. Its ``filepath`` is the image of the page: images that browsers can show are used in place.
+    Pages of PDFs, frames of TIFFs and images of other formats are rendered to JPEG files. The field ``document`` is the
+    document's path relative to the folder, ``page`` the page's number from 1, and ``pages`` the document's number of
+    pages. ``text`` is the text layer of a PDF's page, or ``None``. The saved view ``"documents"`` groups the samples by
+    document.
 
-    Called again, it reads only what is new: documents that changed, by their size or time of modification, get new
-    samples in place of their old ones, and a run that was killed goes on where it was. Pages of documents that are no
-    longer in the folder stay.
+    Called again, it reads only new and changed documents, and continues after a kill. A document whose size or time of
+    modification changed gets new samples instead of its old ones. Pages of documents that are no longer in the folder
+    stay.
 
-    A document that cannot be read, or a page of it, costs only itself: one warning names it and the reason, and
+    A document or page that cannot be read is skipped with one warning, which names it and the reason.
     ``dataset.info["skipped"]`` lists those of the last run, as dicts of ``document``, ``page`` and ``reason``. The next
-    run tries them again. Until a changed document can be read, its earlier pages stay. Hidden files, and files that are
-    neither PDFs nor images by their extension, are passed over.
+    run tries them again. Until a changed document can be read, its earlier pages stay. Hidden files, and files without
+    the extension of a PDF or an image, are ignored.
 
     Args:
         folder: the folder's path
         name (None): the dataset's name, by default the folder's
-        pages_dir (None): the folder below which rendered pages are kept, in one for each dataset. By default ``pages``
-            in FiftyOne's ``default_dataset_dir``
-        pixels (``PIXELS``): the area to which pages of PDFs are rendered, and larger frames of TIFFs are resized. By
-            default four times what the model sees by default; with a larger ``max_pixels``, at least that
-        persistent (True): whether the dataset, if it is new, outlives the database's session
+        pages_dir (None): the folder of rendered pages, in which each dataset has its own. By default ``pages`` in
+            FiftyOne's ``default_dataset_dir``
+        pixels (``PIXELS``): the area in pixels to which pages of PDFs are rendered, and larger frames of TIFFs are
+            resized. By default, it is four times the model's default ``max_pixels``. It should not be less than the
+            ``max_pixels`` that you use
+        persistent (True): whether a new dataset is persistent
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
-        seconds (30): what a page of a PDF may take to render. One that takes more, or more than 2 GB of memory, is
-            skipped; after three of these, so is the rest of the PDF
+        seconds (30): the time limit for a page of a PDF. A page that exceeds it, or 2 GB of memory, is skipped. After
+            three of these, the rest of the PDF is skipped, too
 
     Returns:
         the :class:`fiftyone.core.dataset.Dataset`
@@ -82,7 +92,7 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
     Raises:
         NotADirectoryError: if there is no such folder
         ImportError: if there are PDFs, and pypdfium2 is not installed
-        ValueError: if the dataset of this name holds something else, or pages of another folder or size, or if FiftyOne
+        ValueError: if the dataset of this name holds other samples, or pages of another folder or size, or if FiftyOne
             does not accept the name
     """
     folder = Path(folder).expanduser().resolve()
@@ -98,7 +108,7 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
     skipped = _Skipped(folder)
     paths = list(_find(folder, {pages_root, pages_dir}, skipped))
     if any(path.suffix.lower() == ".pdf" for path in paths):
-        _import_pdfium()
+        import_optional("pypdfium2", "pdf", "Reading PDFs")
 
     dataset = _make_dataset(name, persistent, {"folder": str(folder), "pixels": int(pixels)})
     with PdfRenderer(seconds) as renderer:
@@ -112,14 +122,14 @@ def load_documents(folder, name=None, pages_dir=None, pixels=PIXELS, persistent=
 
 
 class _Skipped(list):
-    """What could not be read, as ``dataset.info`` keeps it."""
+    """The documents and pages that could not be read, as in ``dataset.info["skipped"]``."""
 
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
 
-    def add(self, path, error, page=None):
-        # A name that is not UTF-8 can be neither stored nor, everywhere, printed.
+    def add(self, path: str | os.PathLike, error: Exception | str, page: int | None = None) -> None:
+        # MongoDB cannot store a name that is not UTF-8, and some terminals cannot print it.
         path = str(path).encode(errors="backslashreplace").decode()
         reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
         logger.warning("Skipping %s%s: %s", f"page {page} of " if page else "", path, reason)
@@ -138,12 +148,13 @@ def _find(folder, excluded, skipped):
             try:
                 str(path).encode()
             except UnicodeEncodeError:
-                skipped.add(path, "the database cannot hold its name, which is not UTF-8: rename it")
+                skipped.add(path, "its name is not UTF-8, which the database cannot store: rename it")
             else:
                 yield path
 
 
 def _make_dataset(name, persistent, origin):
+    """Loads or creates the dataset, and checks that its pages are of the same folder and size."""
     dataset = fo.load_dataset(name) if fo.dataset_exists(name) else fo.Dataset(name, persistent=persistent)
     if not len(dataset):
         dataset.info.update(origin)
@@ -163,35 +174,35 @@ def _make_dataset(name, persistent, origin):
 
 
 def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, renderer):
-    """Yields a sample for each page that the dataset lacks, and deletes those of earlier versions of a document."""
+    """Yields a sample for each missing page, and deletes the samples of earlier versions of a document."""
     first_pages = dataset.group_by("document").values(["document", "file_version", "pages"])
-    known = {document: rest for document, *rest in zip(*first_pages, strict=True)}
+    stored = {document: (version, pages) for document, version, pages in zip(*first_pages, strict=True)}
     counts = dataset.count_values("document")
 
     with fo.ProgressBar(total=len(paths), progress=progress, iters_str="documents") as bar:
         for path in bar(paths):
             document = path.relative_to(folder).as_posix()
-            known_version, known_pages = known.get(document, (None, None))
+            stored_version, stored_pages = stored.get(document, (None, None))
             with ExitStack() as opened:
                 try:
                     status = path.stat()
-                    # Opening a named pipe waits for a writer, who may never come.
+                    # Opening a named pipe would wait for a writer.
                     if not stat.S_ISREG(status.st_mode):
-                        raise ValueError("it is no regular file")
+                        raise ValueError("it is not a regular file")
 
                     version = f"{status.st_size} {status.st_mtime_ns}"
-                    if version == known_version and counts[document] == known_pages:
+                    if version == stored_version and counts[document] == stored_pages:
                         continue
 
-                    pages, read = opened.enter_context(_open(path, pixels, renderer))
-                # Decoders raise nearly anything on damaged files.
+                    pages, write_page = opened.enter_context(_open(path, pixels, renderer))
+                # Decoders raise errors of any type on damaged files.
                 except Exception as error:
                     skipped.add(path, error)
                     continue
 
-                # Not an expression, which would take a name that starts with a dollar sign for a field.
+                # Not a ViewField expression, which would read a name that starts with a dollar sign as a field.
                 samples = dataset.match({"document": document})
-                if version != known_version:
+                if version != stored_version:
                     dataset.delete_samples(samples)
 
                 present, failures, costly = set(samples.values("page")), 0, 0
@@ -201,16 +212,16 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
                         filepath = pages_dir / document / f"{page:04}.jpg"
                         filepath.parent.mkdir(parents=True, exist_ok=True)
                     try:
-                        text = read(page - 1, filepath)
+                        text = write_page(page - 1, filepath)
                     except Exception as error:
                         skipped.add(path, error, page)
                         failures += 1
                         costly += isinstance(error, PageLimitError)
-                        if page < pages and (failures == _FAILURES or costly == _COSTLY):
-                            why = f"{failures} pages in a row cannot be read"
-                            if costly == _COSTLY:
-                                why = f"{costly} pages take too much time or memory"
-                            skipped.add(path, f"{why}: the rest is passed over")
+                        if page < pages and (failures == _MAX_FAILURES or costly == _MAX_COSTLY):
+                            reason = f"{failures} pages in a row cannot be read"
+                            if costly == _MAX_COSTLY:
+                                reason = f"{costly} pages take too much time or memory"
+                            skipped.add(path, f"{reason}: the rest is skipped")
                             break
                         continue
 
@@ -221,8 +232,12 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
 
 @contextmanager
 def _open(path, pixels, renderer):
-    """Yields the number of a document's pages, and a function that writes one, by its index and a path, and returns its
-    text. Images that browsers show are not written."""
+    """Opens a document.
+
+    Yields:
+        a tuple of the number of pages, and a function that takes the index of a page and the path of a file, writes the
+        page's image to it, and returns the page's text or ``None``. Images that browsers can show are not written
+    """
     suffix = path.suffix.lower()
     if suffix in SHOWN:
         load_image(path)
@@ -230,7 +245,7 @@ def _open(path, pixels, renderer):
     elif suffix == ".pdf":
         pages = renderer.count(path)
         if not pages:
-            raise ValueError("there are no pages in it")
+            raise ValueError("it has no pages")
 
         yield pages, lambda index, filepath: renderer.render(path, index, pixels, filepath)
     else:
@@ -244,12 +259,3 @@ def _write_frame(file, pixels, index, filepath):
     scale = scale_to(image.size, pixels)
     image.thumbnail([math.ceil(side * scale) for side in image.size])
     image.save(filepath, quality=90)
-
-
-def _import_pdfium():
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise ImportError("PDFs are read by pypdfium2, which is not installed: pip install pypdfium2") from error
-
-    return pypdfium2

@@ -15,6 +15,9 @@ from .memory import in_halves
 _MAX_SIMILARITIES = 2**26  # similarities in memory at a time: 256 MiB in float32
 
 
+MultiVectors = Sequence[np.ndarray] | Sequence[torch.Tensor]
+
+
 class TokenSet:
     """The multi-vectors of all class texts, concatenated, so that one product scores them all.
 
@@ -23,7 +26,7 @@ class TokenSet:
         device ("cpu"): the device to score on
     """
 
-    def __init__(self, multi_vectors: Sequence[np.ndarray], device: str | torch.device = "cpu") -> None:
+    def __init__(self, multi_vectors: MultiVectors, device: str | torch.device = "cpu") -> None:
         self.lengths = torch.tensor([len(vectors) for vectors in multi_vectors], device=device)
         self.owner = torch.repeat_interleave(torch.arange(len(multi_vectors), device=device), self.lengths)
         self.vectors = torch.cat([torch.as_tensor(vectors) for vectors in multi_vectors]).to(device)
@@ -32,7 +35,7 @@ class TokenSet:
         return len(self.lengths)
 
 
-def maxsim(images: Sequence[np.ndarray], classes: TokenSet, normalize: bool = True) -> torch.Tensor:
+def maxsim(images: MultiVectors, classes: TokenSet, normalize: bool = True) -> torch.Tensor:
     """Scores images against classes by late interaction.
 
     Args:

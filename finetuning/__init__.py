@@ -1,1 +1,1 @@
-"""Adapters of one's own: trained on a FiftyOne dataset, on the losses that the paper trains with."""
+"""Trains your own adapters on a FiftyOne dataset, with the paper's losses."""

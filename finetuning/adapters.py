@@ -1,9 +1,12 @@
-"""Trains one task's adapter on a frozen backbone, for the demo model and for the real one alike.
+"""Trains one task's adapter on a frozen backbone, for both the demo model and the real one.
 
-What the tasks differ in is their batches: who asks, in which words, and what is to be found.
+The tasks differ only in their batches: the queries, the targets, and which pairs belong together.
 """
 
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,63 +16,68 @@ from .forward import embed, visual_tokens
 from .loop import Loop
 from .losses import cosent, joint_loss, single_scores
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ..engine.processing import Processor, Tokens
+
 
 @dataclass
 class Batch:
-    """Pairs that belong together, and what is known of all the others.
+    """A batch of queries and targets.
 
     Args:
-        queries: a list of :class:`engine.processing.Tokens`, of texts
-        targets: a list of :class:`engine.processing.Tokens`, all of texts or all of pages: the queries' own in their
-            order, then any hard negatives
+        queries: a list of :class:`engine.processing.Tokens` of texts
+        targets: a list of :class:`engine.processing.Tokens`, all of texts or all of pages: the queries' positives in
+            their order, then any hard negatives
         excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
-        grades (None): a tensor ``(queries, targets)`` that says how alike they are, where that is known
+        grades (None): a tensor ``(queries, targets)`` of graded similarities, if they are known
     """
 
-    queries: list
-    targets: list
+    queries: "list[Tokens]"
+    targets: "list[Tokens]"
     excluded: torch.Tensor
     grades: torch.Tensor | None = None
 
 
 def train_adapter(
-    directory,
-    network,
-    task,
-    processor,
-    matryoshka_dims,
-    batches,
-    steps,
-    learning_rate=1e-3,
-    save_memory=False,
-    identity=None,
-):
-    """Trains one adapter. All other weights stay as they are.
+    directory: str | os.PathLike,
+    network: "PeftModel",
+    task: str,
+    processor: "Processor",
+    matryoshka_dims: Sequence[int],
+    batches: Callable[[int], Iterable[Batch]],
+    steps: int,
+    learning_rate: float = 1e-3,
+    save_memory: bool = False,
+    identity: dict[str, Any] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Trains one adapter. All other weights are frozen.
 
     Args:
-        directory: where the training's state is kept
-        network: what :func:`engine.loading.load_network` gave. One of its adapters is trained in place
+        directory: the folder of the training state
+        network: the network that :func:`engine.loading.load_network` returns. One of its adapters is trained in place
         task: the adapter's name
         processor: the :class:`engine.processing.Processor`
-        matryoshka_dims: the dimensions at which single vectors must be good
-        batches: a function of the step to begin with that returns an iterable of :class:`Batch`
+        matryoshka_dims: the dimensions at which single vectors are trained
+        batches: a function of the first step that returns an iterable of :class:`Batch`
         steps: the number of batches
-        learning_rate (1e-3): its peak
-        save_memory (False): whether to compute what a layer does again for its gradients, in place of keeping it
-        identity (None): what else decides the outcome, see :class:`finetuning.loop.Loop`
+        learning_rate (1e-3): the peak learning rate
+        save_memory (False): whether to use gradient checkpointing, which recomputes activations instead of keeping them
+        identity (None): further values that determine the outcome, see :class:`finetuning.loop.Loop`
 
     Returns:
-        a dict of the adapter's tensors, as PEFT names them
+        a dict of the adapter's tensors by PEFT's names
     """
-    towers = network.base_model.model
+    towers: Any = network.base_model.model
     network.set_adapter(task)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     for parameter in trained.values():
-        # Steps are too small for the 8 bits of bfloat16's mantissa.
+        # The steps are too small for bfloat16, whose significand has 8 bits.
         parameter.data = parameter.data.float()
 
     if save_memory:
-        # transformers does so only in training mode, which changes nothing else: there is no dropout.
+        # transformers checkpoints only in training mode, which changes nothing else: there is no dropout.
         towers.model.language_model.gradient_checkpointing_enable()
         towers.train()
 
@@ -83,7 +91,7 @@ def train_adapter(
     def losses(batch):
         visual = None
         if batch.targets[0].image is not None:
-            # The vision tower has no adapter.
+            # The vision tower has no adapter, so it needs no gradients.
             with torch.no_grad():
                 visual = visual_tokens(towers, batch.targets, processor.image_settings)
 

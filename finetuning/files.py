@@ -1,34 +1,41 @@
 """Reads and writes adapters in the layout of the ``jinaai/jina-embeddings-v4`` repository."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
 from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def read_adapter_config(directory):
-    """Returns the dict of the ``adapter_config.json`` in a directory of adapters."""
+
+def read_adapter_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """Returns the decoded ``adapter_config.json`` of a directory of adapters."""
     return json.loads((Path(directory) / ADAPTER_CONFIG).read_text())
 
 
-def adapter_tensors(network, task):
-    """Returns the weights of a :class:`peft.PeftModel`'s adapter, by the names that PEFT gives them."""
+def adapter_tensors(network: "PeftModel", task: str) -> dict[str, torch.Tensor]:
+    """Returns the tensors of an adapter of a :class:`peft.PeftModel`, a dict by PEFT's names."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(network, adapter_name=task)
 
 
-def write_adapters(directory, settings, adapters):
-    """Writes adapters, all in one file, the task's name within the tensors' names.
+def write_adapters(
+    directory: str | os.PathLike, settings: dict[str, Any], adapters: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    """Writes adapters into one file, with the task's name inserted into the tensors' names.
 
     Args:
-        directory: the directory of the adapters, which in a checkpoint is ``adapters``
-        settings: the dict of ``adapter_config.json``
-        adapters: a dict of the adapters' weights by task, named as PEFT names them
+        directory: the directory of the adapters, in a checkpoint ``adapters``
+        settings: the content of ``adapter_config.json``
+        adapters: a dict, by task, of dicts of tensors by PEFT's names
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,6 @@ def write_adapters(directory, settings, adapters):
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def write_json(path, value):
-    """Writes a value as JSON that people can read."""
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

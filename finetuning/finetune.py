@@ -1,8 +1,8 @@
-"""Trains an adapter on a FiftyOne dataset of one's own: pages, and texts that should find them.
+"""Trains an adapter on your own FiftyOne dataset of pages and texts that should find them.
 
     python -m jina_embeddings_v4.finetuning.finetune DATASET --text-field question --output my_adapter
 
-The adapter goes on from the checkpoint's own, on the same losses that the paper trains with. Load it with
+Training starts from the checkpoint's adapter, and uses the paper's losses. Load the trained adapter with
 ``fiftyone.zoo.load_zoo_model("jinaai/jina-embeddings-v4", adapter="my_adapter")``.
 """
 
@@ -10,9 +10,11 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,55 +30,58 @@ from ..engine.processing import Processor
 from .adapters import Batch, train_adapter
 from .files import read_adapter_config, write_adapters
 
+if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
 logger = logging.getLogger(__name__)
 
 
 def finetune(
-    samples,
-    text_field,
-    output,
-    checkpoint=None,
-    task="retrieval",
-    negatives_field=None,
-    steps=500,
-    batch_size=16,
-    learning_rate=2e-4,
-    max_pixels=None,
-    device=None,
-    precision="auto",
-    workers=2,
-    seed=0,
-    overwrite=False,
-):
-    """Trains an adapter and writes it.
+    samples: "SampleCollection",
+    text_field: str,
+    output: str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
+    task: str = "retrieval",
+    negatives_field: str | None = None,
+    steps: int = 500,
+    batch_size: int = 16,
+    learning_rate: float = 2e-4,
+    max_pixels: int | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    workers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Trains an adapter, and writes it.
 
-    Run again after a kill with the same arguments and data, it goes on from its last save. With others, it refuses:
-    choose another ``output``, or pass ``overwrite=True``.
+    After a kill, the same call on the same data continues from the last save. With other arguments or data, it raises
+    an error: choose another ``output``, or pass ``overwrite=True``.
 
     Args:
         samples: a :class:`fiftyone.core.collections.SampleCollection` of images
-        text_field: the field that holds, for each image, a text that should find it, or a list of these. Samples
-            without are left out
-        output: the directory to write the adapter to, in the hub's layout. Its ``training`` folder holds the state of
-            the training and a plot of the losses
+        text_field: the field that holds, for each image, a text that should find it, or a list of texts. Samples
+            without a text are skipped
+        output: the directory to write the adapter to, in the hub's layout. Its ``training`` folder holds the training
+            state and a plot of the losses
         checkpoint (None): a local directory, ``"org/name"``, ``"org/name@revision"`` or
             ``"jina-embeddings-v4-demo"`` to start from. ``None`` means jina-embeddings-v4
         task ("retrieval"): the task whose adapter to train
-        negatives_field (None): a field that holds lists of the IDs of samples that look right for a sample's texts and
-            are not
+        negatives_field (None): a field that holds, for each sample, a list of the IDs of its hard negatives, samples
+            that look relevant to its texts and are not
         steps (500): the number of batches
-        batch_size (16): the number of pairs in a batch. All other images of a batch are negatives, so more is better
-        learning_rate (2e-4): its peak
+        batch_size (16): the number of pairs in a batch. All other images in a batch are negatives, so more is better
+        learning_rate (2e-4): the peak learning rate
         max_pixels (None): the area down to which larger images are resized. ``None`` means the checkpoint's own
-        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
-        precision ("auto"): ``"auto"``, ``"float32"`` or ``"bfloat16"``, of the frozen weights. The adapter is trained
-            in float32
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first that is available
+        precision ("auto"): the precision of the frozen weights, ``"auto"``, ``"float32"`` or ``"bfloat16"``. The
+            adapter is trained in float32
         workers (2): the number of processes that read images
-        seed (0): what decides the batches
-        overwrite (False): whether to begin anew where ``output`` holds another training, or a finished one
+        seed (0): the random seed of the batches
+        overwrite (False): whether to delete the training state in ``output``, and start again
 
     Raises:
-        ValueError: if there are fewer than two images with a text, an argument is not allowed, or ``output`` holds
+        ValueError: if fewer than two images have a text, an argument is not allowed, or ``output`` holds the state of
             another training
     """
     pairs, paths = _read_pairs(samples, text_field, negatives_field)
@@ -84,8 +89,8 @@ def finetune(
     config = read_config(directory)
     check_choice("task", task, config["task_names"])
     check_choice("precision", precision, ("auto", "float32", "bfloat16"))
-    device = resolve_device(device)
-    network = load_network(directory, device, resolve_dtype(precision, device))
+    resolved = resolve_device(device)
+    network = load_network(directory, resolved, resolve_dtype(precision, resolved))
     processor = Processor(directory)
 
     def batches(start):
@@ -125,31 +130,32 @@ def finetune(
 
 
 def _read_pairs(samples, text_field, negatives_field):
-    """Returns the list of ``(sample ID, text, IDs of negatives)``, and the dict of all images' paths by ID."""
+    """Returns a list of tuples ``(sample ID, text, IDs of negatives)``, and a dict of all images' paths by ID."""
     ids, paths, texts = samples.values(["id", "filepath", text_field])
     negatives = samples.values(negatives_field) if negatives_field else [None] * len(ids)
-    known = dict(zip(ids, paths, strict=True))
+    path_of = dict(zip(ids, paths, strict=True))
     pairs = []
-    for sample_id, said, wrong in zip(ids, texts, negatives, strict=True):
-        for text in [said] if isinstance(said, str) else said or ():
+    for sample_id, value, negative_ids in zip(ids, texts, negatives, strict=True):
+        for text in [value] if isinstance(value, str) else value or ():
             if text.strip():
-                pairs.append((sample_id, text, [other for other in wrong or () if other in known]))
+                pairs.append((sample_id, text, [other for other in negative_ids or () if other in path_of]))
 
     if len({sample_id for sample_id, _, _ in pairs}) < 2:
         raise ValueError(
-            f"Field {text_field!r} gives {len(pairs)} text(s): expected texts, or lists of them, for two images or more"
+            f"Field {text_field!r} gives {len(pairs)} text(s): expected texts, or lists of texts, for at least "
+            "two images"
         )
-    return pairs, known
+    return pairs, path_of
 
 
 def _draw(pairs, size, seed, step):
-    """Draws the pairs of a step, of different images, and at most one negative for each."""
+    """Draws the pairs of a step, all of different images, each with one hard negative if it has any."""
     generator = random.Random(f"{seed} batch {step}")
     drawn, seen = [], set()
-    for sample_id, text, wrong in generator.sample(pairs, len(pairs)):
+    for sample_id, text, negatives in generator.sample(pairs, len(pairs)):
         if sample_id not in seen:
             seen.add(sample_id)
-            drawn.append((sample_id, text, generator.choice(wrong) if wrong else None))
+            drawn.append((sample_id, text, generator.choice(negatives) if negatives else None))
         if len(drawn) == size:
             break
 
@@ -157,9 +163,9 @@ def _draw(pairs, size, seed, step):
 
 
 def _images_of(batch):
-    """The IDs of a batch's images, each once: the pairs' own in their order, then the negatives."""
-    own = [sample_id for sample_id, _, _ in batch]
-    return list(dict.fromkeys(own + [wrong for _, _, wrong in batch if wrong]))
+    """Returns the distinct IDs of a batch's images: those of the pairs in their order, then the hard negatives."""
+    positives = [sample_id for sample_id, _, _ in batch]
+    return list(dict.fromkeys(positives + [negative for _, _, negative in batch if negative]))
 
 
 class _Images(torch.utils.data.Dataset):
@@ -175,15 +181,15 @@ class _Images(torch.utils.data.Dataset):
 
 
 def _make_batch(processor, task, batch, images):
-    """Lays out a batch, without the images that cannot be read."""
+    """Tokenizes a batch, without the images that cannot be read."""
     readable = {sample_id: image for sample_id, image in images.items() if image is not None}
     batch = [pair for pair in batch if pair[0] in readable]
-    own = [sample_id for sample_id, _, _ in batch]
-    targets = own + [sample_id for sample_id in readable if sample_id not in own]
-    # An image whose text is the same is no negative.
-    texts_of = {sample_id: text for sample_id, text, _ in batch}
+    positives = [sample_id for sample_id, _, _ in batch]
+    targets = positives + [sample_id for sample_id in readable if sample_id not in positives]
+    # An image with the same text is not a negative.
+    text_of = {sample_id: text for sample_id, text, _ in batch}
     excluded = torch.tensor(
-        [[sample_id != other and texts_of.get(other) == text for other in targets] for sample_id, text, _ in batch]
+        [[sample_id != other and text_of.get(other) == text for other in targets] for sample_id, text, _ in batch]
     )
     return Batch(
         [processor.text_tokens(text, task) for _, text, _ in batch],
@@ -192,21 +198,21 @@ def _make_batch(processor, task, batch, images):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="the name of the FiftyOne dataset")
     parser.add_argument("--text-field", required=True, help="the field of the texts that should find each image")
     parser.add_argument("--output", required=True, help="the directory to write the adapter to")
-    parser.add_argument("--checkpoint", help="what to start from; by default, jinaai/jina-embeddings-v4")
+    parser.add_argument("--checkpoint", help="the checkpoint to start from; by default, jinaai/jina-embeddings-v4")
     parser.add_argument("--task", default="retrieval", help="the task whose adapter to train")
-    parser.add_argument("--negatives-field", help="a field with IDs of samples that look right and are not")
+    parser.add_argument("--negatives-field", help="a field with lists of the IDs of hard negatives")
     parser.add_argument("--steps", type=int, default=500, help="the number of batches")
     parser.add_argument("--batch-size", type=int, default=16, help="the number of images in a batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="its peak")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="the peak learning rate")
     parser.add_argument("--max-pixels", type=int, help="the area down to which larger images are resized")
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu")
     parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where the output holds another training")
+    parser.add_argument("--overwrite", action="store_true", help="delete the training state, and start again")
     arguments = vars(parser.parse_args())
 
     import fiftyone as fo

@@ -1,15 +1,21 @@
-"""A batch of texts or pages -> vectors that a loss can be computed on.
+"""The forward pass for training: a batch of texts or pages to vectors with gradients.
 
-It computes what the engine's backbone computes, but keeps the gradients, and can take visual tokens from an earlier run
-of the vision tower: the tower carries no adapter, so while adapters are trained its output never changes.
+It computes the same as the engine's backbone, but keeps the gradients, and can take the visual tokens of an earlier run
+of the vision tower. The tower has no adapter, so its output does not change while adapters are trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import normalize
 
-from ..engine.images import patchify
+from ..engine.images import ImageSettings, patchify
+
+if TYPE_CHECKING:
+    from ..engine.backbone import Towers
+    from ..engine.processing import Tokens
 
 
 @dataclass
@@ -17,20 +23,21 @@ class Vectors:
     """The vectors of N texts or pages.
 
     Args:
-        single: a tensor ``(N, hidden)``: pooled, not yet normalised, so that it can be truncated
+        single: a tensor ``(N, hidden)``, pooled and not yet normalised, so that it can be truncated
         multi: a list of N tensors ``(tokens_i, 128)``, rows of length 1
         hidden_states: a tensor ``(N, longest, hidden)``, after the final norm
     """
 
     single: torch.Tensor
-    multi: list
+    multi: list[torch.Tensor]
     hidden_states: torch.Tensor
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> "Vectors":
+        """Returns the vectors of some of the N texts or pages."""
         return Vectors(self.single[rows], self.multi[rows], self.hidden_states[rows])
 
 
-def visual_tokens(towers, batch, image_settings):
+def visual_tokens(towers: "Towers", batch: "Sequence[Tokens]", image_settings: ImageSettings) -> Sequence[torch.Tensor]:
     """Runs the vision tower.
 
     Args:
@@ -48,13 +55,13 @@ def visual_tokens(towers, batch, image_settings):
     return merged.split(counts.tolist())
 
 
-def embed(towers, batch, visual=None):
+def embed(towers: "Towers", batch: "Sequence[Tokens]", visual: Sequence[torch.Tensor] | None = None) -> Vectors:
     """Runs the language model and the projector.
 
     Args:
         towers: a :class:`engine.backbone.Towers`
         batch: a list of N :class:`engine.processing.Tokens`
-        visual (None): for images, the list of their visual tokens
+        visual (None): for images, a list of the outputs of :func:`visual_tokens`
 
     Returns:
         :class:`Vectors`
@@ -63,15 +70,15 @@ def embed(towers, batch, visual=None):
     ids, mask = inputs.pop("input_ids"), inputs["attention_mask"].bool()
     embedded = towers.model.get_input_embeddings()(ids)
     if visual is not None:
-        # Padding is token 0, which is no visual token.
+        # Padding is token 0, which is not the visual token.
         is_visual = ids == towers.model.config.image_token_id
         embedded = embedded.masked_scatter(is_visual[..., None], torch.cat(list(visual)).to(embedded.dtype))
 
     hidden_states = towers.model(inputs_embeds=embedded, use_cache=False, **inputs).last_hidden_state
     projected = normalize(towers.multi_vector_projector(hidden_states[mask]).float(), dim=-1)
 
-    # The mean of pooled tokens, as one product: the gradients of slices would each fill a tensor of the size of the
-    # whole batch.
+    # The mean of the pooled tokens as one matrix product: the gradient of each slice would be a tensor of the size of
+    # the whole batch.
     weights = torch.zeros(mask.shape, device=mask.device)
     for row, tokens in zip(weights, batch, strict=True):
         row[tokens.pooled] = 1 / (tokens.pooled.stop - tokens.pooled.start)
@@ -80,14 +87,14 @@ def embed(towers, batch, visual=None):
 
 
 def _pad(batch, device):
-    """Lays a batch's tokens into rows of equal length, padded on the right.
+    """Pads a batch's tokens on the right to equal length.
 
     Args:
         batch: a list of N :class:`engine.processing.Tokens`
-        device: where to lay them
+        device: the device of the result
 
     Returns:
-        the dict of the language model's ``input_ids`` and ``attention_mask`` ``(N, length)``, and ``position_ids``
+        a dict of the language model's ``input_ids`` and ``attention_mask`` ``(N, length)``, and ``position_ids``
         ``(3, N, length)``
     """
     length = max(len(tokens) for tokens in batch)
@@ -103,16 +110,16 @@ def _pad(batch, device):
 
 
 def _pixels(batch, settings, device, dtype):
-    """Lays the patches of a batch's images end to end.
+    """Concatenates the patches of a batch's images.
 
     Args:
         batch: a list of N :class:`engine.processing.Tokens` of images
         settings: the :class:`engine.images.ImageSettings`
-        device: where to lay them
+        device: the device of the result
         dtype: the :class:`torch.dtype` of the patches
 
     Returns:
-        the dict of the vision tower's ``pixel_values`` ``(patches, 1176)`` and ``image_grid_thw`` ``(N, 3)``
+        a dict of the vision tower's ``pixel_values`` ``(patches, 1176)`` and ``image_grid_thw`` ``(N, 3)``
     """
     images = [tokens.image for tokens in batch]
     patches = [patchify(image.pixels.to(device), settings) for image in images]

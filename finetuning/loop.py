@@ -1,31 +1,42 @@
-"""The training loop: seeded, resumable after a kill, with a progress line and a plot of the losses."""
+"""The training loop, which is resumable and shows its progress and a plot of the losses."""
 
 import math
 import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 
 class Loop:
-    """Minimises a loss, and goes on from where it was when it is run again.
+    """Minimises a loss. If it was interrupted, it continues from the last save.
 
     Args:
-        directory: where the state and the plot are kept
-        parameters: a dict of the parameters to train, by name
-        optimizers: the list of :class:`torch.optim.Optimizer` that change them. Their learning rates are peaks, reached
-            after a warm-up of one step in twenty, from which they fall in a cosine
+        directory: the folder of the state and the plot
+        parameters: a dict of the parameters to train by name
+        optimizers: a list of :class:`torch.optim.Optimizer` of these parameters. Their learning rates are peaks, which
+            are reached after a warm-up of 5% of the steps, and then decay by a cosine schedule
         steps: the number of steps
-        save_every (100): steps between two saves
-        identity (None): a dict of what decides the outcome, beside the parameters' shapes: arguments, and digests of
-            data, in types that JSON has
+        save_every (100): the number of steps between two saves
+        identity (None): a dict, of JSON types, of values that determine the outcome, such as arguments and digests of
+            data. A saved state is only continued with the same values
 
     Raises:
         ValueError: if the directory holds the state of a training with another identity
     """
 
-    def __init__(self, directory, parameters, optimizers, steps, save_every=100, identity=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        steps: int,
+        save_every: int = 100,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.steps = steps
@@ -35,37 +46,37 @@ class Loop:
         self._optimizers = optimizers
         warm_up = max(1, steps // 20)
 
-        def share(step):
+        def rate_factor(step):
             return min((step + 1) / warm_up, 0.03 + 0.97 * (1 + math.cos(math.pi * min(1, step / steps))) / 2)
 
-        self._schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
+        self._schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor) for optimizer in optimizers]
         self.step = 0
-        self.history = []
+        self.history: list[dict[str, float]] = []
         self._resume()
 
     @property
     def _state_file(self):
         return self.directory / "state.pt"
 
-    def run(self, batches, losses):
+    def run(self, batches: Callable[[int], Iterable[Any]], losses: Callable[[Any], dict[str, torch.Tensor]]) -> None:
         """Trains.
 
         Args:
-            batches: a function of the step to begin with that returns an iterable of batches, one a step. What a
-                batch holds depends on its step alone, so that a resumed run is the one that was not interrupted
-            losses: a function of a batch that returns a dict of losses, whose sum is minimised. Names with an
-                underscore in front are shown and not minimised
+            batches: a function of the first step that returns an iterable of batches, one per step. A batch must depend
+                only on its step, so that a resumed run equals an uninterrupted one
+            losses: a function of a batch that returns a dict of losses by name, whose sum is minimised. Those whose
+                names begin with an underscore are shown, and not minimised
         """
         if self.step >= self.steps:
             return
 
         progress = tqdm(total=self.steps, initial=self.step, desc=self.directory.name, unit="step")
-        shown = {}
+        averages: dict[str, float] = {}
         for batch in batches(self.step):
             parts = losses(batch)
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            sum(value for name, value in parts.items() if not name.startswith("_")).backward()
+            reduce(torch.add, (value for name, value in parts.items() if not name.startswith("_"))).backward()
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
             for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
                 optimizer.step()
@@ -75,8 +86,8 @@ class Loop:
             values = {name.lstrip("_"): float(value.detach()) for name, value in parts.items()}
             self.history.append(values)
             for name, value in values.items():
-                shown[name] = 0.95 * shown.get(name, value) + 0.05 * value
-            progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+                averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
+            progress.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, refresh=False)
             progress.update()
             if self.step % self._save_every == 0 or self.step == self.steps:
                 self._save()
@@ -114,21 +125,21 @@ class Loop:
                 parameter.copy_(state["parameters"][name])
 
     def _check_identity(self, saved):
-        other = [name for name in self._identity | saved if self._identity.get(name) != saved.get(name)]
-        if other:
-            differences = ", ".join(f"{name}: {saved.get(name)!r}, now {self._identity.get(name)!r}" for name in other)
+        changed = [name for name in self._identity | saved if self._identity.get(name) != saved.get(name)]
+        if changed:
+            values = ", ".join(f"{name}: {saved.get(name)!r}, now {self._identity.get(name)!r}" for name in changed)
             raise ValueError(
-                f"{self.directory} holds the state of another training ({differences}): choose another folder, or "
-                "delete this one to begin anew"
+                f"{self.directory} holds the state of another training ({values}): choose another folder, or delete "
+                "this one to start again"
             )
 
 
-def plot_losses(history, path):
-    """Draws the losses over the steps.
+def plot_losses(history: Sequence[dict[str, float]], path: str | os.PathLike) -> None:
+    """Plots the losses over the steps.
 
     Args:
-        history: a list of dicts, one a step
-        path: the PNG to write
+        history: a list of dicts of losses by name, one per step
+        path: the path of the PNG file to write
     """
     import matplotlib
 

@@ -1,22 +1,26 @@
-"""The losses that the paper trains its adapters with (jina-embeddings-v4, arXiv 2506.18902, section 5).
+"""The losses of the paper's adapters (jina-embeddings-v4, arXiv 2506.18902, section 5).
 
-Scores are a matrix ``(queries, targets)`` whose diagonal holds the pairs that belong together. A target that fits a
-query by chance is no negative for it: where that is known, it is left out.
+Scores are a matrix ``(queries, targets)`` whose diagonal holds the positive pairs. Other pairs that are known to match
+are excluded from the negatives.
 """
+
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
 from ..engine.scoring import TokenSet, maxsim
+from .forward import Vectors
 
 
-def single_scores(queries, targets, dim=None):
+def single_scores(queries: torch.Tensor, targets: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Compares single vectors.
 
     Args:
         queries: a tensor ``(queries, hidden)`` of any length
         targets: a tensor ``(targets, hidden)`` of any length
-        dim (None): how many dimensions to keep
+        dim (None): the number of dimensions to keep
 
     Returns:
         a tensor ``(queries, targets)`` of cosines
@@ -24,7 +28,7 @@ def single_scores(queries, targets, dim=None):
     return normalize(queries[:, :dim], dim=-1) @ normalize(targets[:, :dim], dim=-1).T
 
 
-def late_scores(queries, targets):
+def late_scores(queries: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
     """Compares multi-vectors by MaxSim, divided by the query's length so that it has the range of a cosine.
 
     Args:
@@ -37,12 +41,12 @@ def late_scores(queries, targets):
     return maxsim(targets, TokenSet(queries, targets[0].device)).T
 
 
-def info_nce(scores, temperature, excluded):
-    """Picks each query's target among all targets, and each target's query among all queries.
+def info_nce(scores: torch.Tensor, temperature: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
+    """Computes InfoNCE in both directions: each query against all targets, and each positive against all queries.
 
     Args:
-        scores: a tensor ``(queries, targets)``, in which the first targets are the queries' own, and any others are
-            hard negatives
+        scores: a tensor ``(queries, targets)``, whose first targets are the queries' positives, and any others hard
+            negatives
         temperature: a tensor with the softmax temperature
         excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
 
@@ -50,20 +54,28 @@ def info_nce(scores, temperature, excluded):
         the mean loss
     """
     logits = (scores / temperature).masked_fill(excluded, -torch.inf)
-    own = torch.arange(len(logits), device=logits.device)
-    return (cross_entropy(logits, own) + cross_entropy(logits[:, : len(own)].T, own)) / 2
+    positives = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, positives) + cross_entropy(logits[:, : len(positives)].T, positives)) / 2
 
 
-def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
-    """The loss of section 5.2.1: InfoNCE on single vectors at each Matryoshka dimension and on late interaction, and
-    the Kullback-Leibler divergence that brings the two kinds of scores together.
+def joint_loss(
+    queries: Vectors,
+    targets: Vectors,
+    temperature: torch.Tensor,
+    excluded: torch.Tensor,
+    matryoshka_dims: Sequence[int],
+) -> dict[str, torch.Tensor]:
+    """Computes the parts of the loss of section 5.2.1.
+
+    These are InfoNCE on single vectors at each Matryoshka dimension, InfoNCE on late interaction, and the
+    Kullback-Leibler divergence between the score distributions of both.
 
     Args:
-        queries: :class:`finetuning.forward.Vectors`
-        targets: :class:`finetuning.forward.Vectors`
+        queries: the queries' :class:`finetuning.forward.Vectors`
+        targets: the targets' :class:`finetuning.forward.Vectors`
         temperature: a tensor with the softmax temperature
         excluded: a bool tensor ``(queries, targets)`` of the pairs that are neither positive nor negative
-        matryoshka_dims: the dimensions at which single vectors must be good
+        matryoshka_dims: the dimensions at which single vectors are trained
 
     Returns:
         a dict of the loss's parts: ``single``, ``multi`` and ``divergence``
@@ -74,19 +86,20 @@ def joint_loss(queries, targets, temperature, excluded, matryoshka_dims):
         log_softmax((scores / temperature).masked_fill(excluded, -1e4), dim=-1) for scores in (singles[-1], multi)
     )
     return {
-        "single": sum(info_nce(scores, temperature, excluded) for scores in singles) / len(singles),
+        "single": reduce(torch.add, (info_nce(scores, temperature, excluded) for scores in singles)) / len(singles),
         "multi": info_nce(multi, temperature, excluded),
         "divergence": kl_div(single_distribution, multi_distribution, log_target=True, reduction="batchmean"),
     }
 
 
-def cosent(scores, grades, temperature):
-    """Orders pairs by how alike they are: of two pairs with different grades, the higher one must score higher
-    (CoSENT, which the paper uses for text matching).
+def cosent(scores: torch.Tensor, grades: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Computes CoSENT, a ranking loss by which pairs of higher grades must score higher.
+
+    The paper uses it for text matching.
 
     Args:
         scores: a tensor ``(pairs,)`` of similarities
-        grades: a tensor ``(pairs,)``
+        grades: a tensor ``(pairs,)`` of graded similarities
         temperature: a tensor with the temperature
 
     Returns:

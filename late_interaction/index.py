@@ -1,26 +1,34 @@
-"""The late-interaction index: FiftyOne's interface to a store."""
+"""The late-interaction index, which implements FiftyOne's interface of similarity indexes on a store."""
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import fiftyone.brain.similarity as fbs
 import numpy as np
 from bson import ObjectId
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.arguments import check_integer
 from ..engine.embeddings import Embeddings
 from .indexing import embed_missing
 from .query import Query
+from .stores.base import ID_DTYPE
+
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
+    from .similarity import LateInteractionSimilarity, LateInteractionSimilarityConfig
 
 
 class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     """A late-interaction index: the single vector and the multi-vector of each page, an image or a patch.
 
-    A page's score is the mean cosine of the query's tokens with their best matches among the page's (MaxSim). It lies
-    in ``[-1, 1]``. Its distance, as ``dist_field`` has it, is 1 less the score. The score by several prompts or pages
-    is the mean of the scores by each.
+    A page's score is the mean cosine of the query's tokens with their best matches on the page (MaxSim). It lies in
+    ``[-1, 1]``. Its distance, as in ``dist_field``, is 1 - score. The score of several prompts or pages is the mean of
+    their scores.
 
-    What :meth:`compute_embeddings` gives and :meth:`add_to_index` takes are :class:`engine.embeddings.Embeddings`, both
-    kinds of vectors.
+    :meth:`compute_embeddings` returns and :meth:`add_to_index` takes both kinds of vectors, as
+    :class:`engine.embeddings.Embeddings`.
 
     Args:
         samples: the :class:`fiftyone.core.collections.SampleCollection`
@@ -29,34 +37,40 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         backend (None): a :class:`LateInteractionSimilarity`
     """
 
-    def __init__(self, samples, config, brain_key, backend=None):
+    def __init__(
+        self,
+        samples: SampleCollection,
+        config: "LateInteractionSimilarityConfig",
+        brain_key: str | None,
+        backend: "LateInteractionSimilarity | None" = None,
+    ) -> None:
         super().__init__(samples, config, brain_key, backend=backend)
         self._store = config.open_store()
 
     @property
-    def is_external(self):
-        # FiftyOne asks whether to embed images although the index has some.
+    def is_external(self) -> bool:
+        # FiftyOne embeds images into an external index even if it has pages, which would embed them twice.
         return False
 
     @property
-    def total_index_size(self):
+    def total_index_size(self) -> int:
         return self._store.size()
 
     @property
-    def sample_ids(self):
+    def sample_ids(self) -> np.ndarray | None:
         found = self._store.ids()
         return None if found is None else found[1]
 
     @property
-    def label_ids(self):
+    def label_ids(self) -> np.ndarray | None:
         found = self._store.ids()
         return None if found is None or self.config.patches_field is None else found[0]
 
-    def with_candidates(self, candidates):
-        """Returns the same index with another number of candidates.
+    def with_candidates(self, candidates: int | None) -> "LateInteractionSimilarityIndex":
+        """Returns this index with another number of candidates.
 
         Args:
-            candidates: how many pages the single vectors choose for late interaction, or ``None`` for all
+            candidates: the number of pages that single vectors choose for late interaction, or ``None`` for all
 
         Returns:
             a :class:`LateInteractionSimilarityIndex`
@@ -68,22 +82,22 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         index._config.candidates = candidates
         return index
 
-    def check(self):
+    def check(self) -> list[str]:
         """Reads all vectors of the local store, and compares them with the checksums that were stored with them.
 
-        To embed pages that are damaged anew, remove them, and call :meth:`add_samples`. Pages that were added before
-        there were checksums are not compared. Qdrant checks its own files.
+        To embed damaged pages again, remove them, and call :meth:`add_samples`. Pages that were added by a version
+        without checksums are not checked. Qdrant checks its own files.
 
         Returns:
-            a list of the ids of the pages, samples or patches, whose vectors are lost or were changed
+            a list of the ids of the pages, samples or patches, whose vectors are lost or changed
         """
         self._store.check()
         return self._store.damaged()
 
-    def add_samples(self, samples, **kwargs):
-        """Embeds and adds those images, or patches, that the index lacks.
+    def add_samples(self, samples: SampleCollection, **kwargs: Any) -> int:
+        """Embeds and adds the images, or patches, that the index lacks.
 
-        Each batch is on the disk before the next is embedded: what is killed can be called again, and goes on.
+        Each batch is on the disk before the next is embedded. After a kill, the same call continues.
 
         Args:
             samples: a dataset or view of images
@@ -91,51 +105,58 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
                 as in :func:`fiftyone.brain.compute_similarity`
 
         Returns:
-            the number of those that the index lacked, and that were not added, since they could not be embedded
+            the number of images, or patches, that could not be embedded and were not added
         """
         added = total = 0
-        for added, total in self.iter_add_samples(samples, **kwargs):  # noqa: B007, the last are wanted
+        for added, total in self.iter_add_samples(samples, **kwargs):  # noqa: B007, the last values are used
             pass
         return total - added
 
-    def iter_add_samples(self, samples, **kwargs):
-        """Does what :meth:`add_samples` does, and tells how far it is.
+    def iter_add_samples(self, samples: SampleCollection, **kwargs: Any) -> Iterator[tuple[int, int]]:
+        """Does what :meth:`add_samples` does, and reports its progress.
 
         Args:
             samples: a dataset or view of images
             **kwargs: see :meth:`add_samples`
 
         Yields:
-            tuples of the number of pages that were added, and of those that the index lacked, once more at the end
+            after each batch and at the end, a tuple of the number of pages added so far and of all pages to add
 
         Raises:
-            ValueError: if the samples are no images, or the index is another dataset's
+            ValueError: if the samples are not images, or the index belongs to another dataset
         """
         check_owner(self._samples, self.config)
         self._store.repair()
-        done = total = 0
+        added = total = 0
 
         def missing(ids):
             nonlocal total
-            found = self._store.missing(ids)
-            total = len(found)
-            return found
+            lacking = self._store.missing(ids)
+            total = len(lacking)
+            return lacking
 
         for embeddings, sample_ids, label_ids in self._embed(samples, missing, **kwargs):
             self._store.add(sample_ids if label_ids is None else label_ids, sample_ids, embeddings)
-            done += len(embeddings)
-            yield done, total
+            added += len(embeddings)
+            yield added, total
         self.reload()
-        yield done, total
+        yield added, total
 
-    def compute_embeddings(self, samples, model=None, skip_existing=False, warn_existing=False, **kwargs):
-        """Embeds images, or patches, without adding them. They are all held in memory: see :meth:`add_samples`.
+    def compute_embeddings(
+        self,
+        samples: SampleCollection,
+        model: "JinaV4 | None" = None,
+        skip_existing: bool = False,
+        warn_existing: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Embeddings, np.ndarray, np.ndarray | None]:
+        """Embeds images, or patches, without adding them. All are held in memory, unlike in :meth:`add_samples`.
 
         Args:
             samples: a dataset or view of images
-            model (None): a model to embed them with, by default the index's own
-            skip_existing (False): whether to leave out those that are in the index
-            warn_existing (False): whether to say how many those are
+            model (None): the model to use, by default the index's own
+            skip_existing (False): whether to skip those that are in the index
+            warn_existing (False): whether to log how many are in the index
             **kwargs: see :meth:`add_samples`
 
         Returns:
@@ -143,58 +164,58 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             patches' ids or ``None``
         """
 
-        def wanted(ids):
+        def choose(ids):
             missing = self._store.missing(ids) if skip_existing or warn_existing else ids
             if warn_existing and len(missing) < len(ids):
-                fbs.logger.warning("%d ids are in the index already", len(ids) - len(missing))
+                fbs.logger.warning("%d ids are already in the index", len(ids) - len(missing))
             return missing if skip_existing else ids
 
-        batches = list(self._embed(samples, wanted, model, **kwargs))
-        sample_ids = np.array([page_id for _, of_batch, _ in batches for page_id in of_batch], dtype="U24")
+        batches = list(self._embed(samples, choose, model, **kwargs))
+        sample_ids = np.array([sample_id for _, batch_ids, _ in batches for sample_id in batch_ids], dtype=ID_DTYPE)
         label_ids = None
         if self.config.patches_field is not None:
-            label_ids = np.array([page_id for _, _, of_batch in batches for page_id in of_batch], dtype="U24")
+            label_ids = np.array([label_id for _, _, batch_ids in batches for label_id in batch_ids], dtype=ID_DTYPE)
         singles = [embeddings.single for embeddings, _, _ in batches]
         multi = [rows for embeddings, _, _ in batches for rows in embeddings.multi]
         return Embeddings(np.concatenate(singles) if singles else np.empty((0, 0)), multi), sample_ids, label_ids
 
-    def _embed(self, samples, wanted, model=None, **kwargs):
+    def _embed(self, samples, choose, model=None, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         return embed_missing(
-            model or self.get_model(), samples, wanted, self.config.patches_field, self.config.pool_factor, **kwargs
+            model or self.get_model(), samples, choose, self.config.patches_field, self.config.pool_factor, **kwargs
         )
 
     def add_to_index(
         self,
-        embeddings,
-        sample_ids,
-        label_ids=None,
-        overwrite=True,
-        allow_existing=True,
-        warn_existing=False,
-        reload=True,
-    ):
+        embeddings: Embeddings,
+        sample_ids: Iterable[str],
+        label_ids: Iterable[str] | None = None,
+        overwrite: bool = True,
+        allow_existing: bool = True,
+        warn_existing: bool = False,
+        reload: bool = True,
+    ) -> None:
         if not len(embeddings):
             return
         check_owner(self._samples, self.config)
         if not isinstance(embeddings, Embeddings):
             raise TypeError(
-                "A late-interaction index takes what index.compute_embeddings(samples) or model.encode_images(images) "
-                f"gives, single and multi-vectors, and found {type(embeddings).__name__}. To embed and add samples in "
-                "one call: index.add_samples(samples)"
+                "A late-interaction index takes the Embeddings that index.compute_embeddings(samples) or "
+                f"model.encoder.encode_images(images) returns, found {type(embeddings).__name__}. To embed and add "
+                "samples in one call, use index.add_samples(samples)"
             )
 
         ids = [str(page_id) for page_id in (sample_ids if label_ids is None else label_ids)]
-        sample_ids = [str(page_id) for page_id in sample_ids]
-        keep = range(len(ids))
+        sample_ids = [str(sample_id) for sample_id in sample_ids]
+        keep: Sequence[int] = range(len(ids))
         if not overwrite or not allow_existing or warn_existing:
             missing = set(self._store.missing(ids))
             existing = [page_id for page_id in ids if page_id not in missing]
             if existing and not allow_existing and not overwrite:
                 raise ValueError(f"Found {len(existing)} IDs (eg {existing[0]}) that already exist in the index")
             if existing and warn_existing:
-                done = "Overwriting" if overwrite else "Skipping"
-                fbs.logger.warning("%s %d IDs that already exist in the index", done, len(existing))
+                action = "Overwriting" if overwrite else "Skipping"
+                fbs.logger.warning("%s %d IDs that already exist in the index", action, len(existing))
             if not overwrite:
                 keep = [i for i in keep if ids[i] in missing]
 
@@ -204,7 +225,14 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if reload:
             self.reload()
 
-    def remove_from_index(self, sample_ids=None, label_ids=None, allow_missing=True, warn_missing=False, reload=True):
+    def remove_from_index(
+        self,
+        sample_ids: str | Iterable[str] | None = None,
+        label_ids: str | Iterable[str] | None = None,
+        allow_missing: bool = True,
+        warn_missing: bool = False,
+        reload: bool = True,
+    ) -> None:
         check_owner(self._samples, self.config)
         if sample_ids is None and label_ids is None:
             return
@@ -215,25 +243,33 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if reload:
             self.reload()
 
-    def get_embeddings(self, sample_ids=None, label_ids=None, allow_missing=True, warn_missing=False):
-        """Reads the single vectors of pages, which are what FiftyOne can go on with: arrays.
+    def get_embeddings(
+        self,
+        sample_ids: str | Iterable[str] | None = None,
+        label_ids: str | Iterable[str] | None = None,
+        allow_missing: bool = True,
+        warn_missing: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Reads the single vectors of pages. FiftyOne Brain computes with these.
 
         Args:
             sample_ids (None): a sample ID or a list of them, by default all
             label_ids (None): of patches, a label ID or a list of them
-            allow_missing (True): whether to leave out those that are not in the index, in place of raising an error
-            warn_missing (False): whether to say how many those are
+            allow_missing (True): whether to skip IDs that are not in the index, instead of raising an error
+            warn_missing (False): whether to log how many are not in the index
 
         Returns:
             a tuple of a float32 array ``(pages, dim)``, an array of the sample ids, and an array of the patches' ids or
             ``None``
         """
         ids = self._found(sample_ids, label_ids, allow_missing, warn_missing)
-        vectors, of_samples = self._store.single(ids)
+        vectors, found_sample_ids = self._store.single(ids)
         patches = self.config.patches_field is not None
-        return vectors, np.array(of_samples), np.array(ids) if patches else None
+        return vectors, np.array(found_sample_ids), np.array(ids) if patches else None
 
-    def get_multi_vectors(self, sample_ids=None, label_ids=None):
+    def get_multi_vectors(
+        self, sample_ids: str | Iterable[str] | None = None, label_ids: str | Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Reads the multi-vectors of pages.
 
         Args:
@@ -247,24 +283,24 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         return dict(zip(ids, self._store.multi(ids), strict=True))
 
     def _found(self, sample_ids, label_ids, allow_missing=True, warn_missing=False):
-        """The ids of those pages that are in the index."""
+        """Returns the ids of the given pages that are in the index."""
         ids = self._page_ids(sample_ids, label_ids)
         missing = self._store.missing(ids)
         self._check_missing(missing, allow_missing, warn_missing)
-        absent = set(missing)
-        return [page_id for page_id in ids if page_id not in absent]
+        missing = set(missing)
+        return [page_id for page_id in ids if page_id not in missing]
 
     def _page_ids(self, sample_ids, label_ids):
-        """The ids of pages, by those of samples or of patches, or of all."""
+        """Returns the ids of the pages with given sample IDs or label IDs, or of all pages."""
         if self.config.patches_field is None:
             if label_ids is not None:
-                raise ValueError("This index is of images: it has no label IDs")
+                raise ValueError("This is an index of images, which has no label IDs: pass sample_ids")
             return _as_list(self._store.list_ids()[0] if sample_ids is None else sample_ids)
         if label_ids is not None:
             return _as_list(label_ids)
 
-        ids, of_samples = self._store.list_ids()
-        return _as_list(ids if sample_ids is None else ids[np.isin(of_samples, _as_list(sample_ids))])
+        ids, page_samples = self._store.list_ids()
+        return _as_list(ids if sample_ids is None else ids[np.isin(page_samples, _as_list(sample_ids))])
 
     def _check_missing(self, missing, allow_missing, warn_missing):
         if missing and not allow_missing:
@@ -272,7 +308,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if missing and warn_missing:
             fbs.logger.warning("Ignoring %d IDs that are not in the index", len(missing))
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         check_owner(self._samples, self.config)
         self._store.drop()
 
@@ -284,13 +320,13 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
         prompts = [query] if isinstance(query, str) else list(query)
         if any(isinstance(prompt, str) and not prompt.strip() for prompt in prompts):
-            raise ValueError("The query is empty: pass a text that says what to look for")
+            raise ValueError("The query is empty: pass a text")
         if not prompts or not isinstance(prompts[0], str) or ObjectId.is_valid(prompts[0]):
             return super()._parse_query(prompts)
         if not self.supports_prompts and self._model is None:
             raise ValueError(
-                f"The query {prompts[0]!r} needs the index's model, which was given as an object: make the index with "
-                "model='jinaai/jina-embeddings-v4', or set index._model"
+                f"The query {prompts[0]!r} needs the index's model, which was passed as an object and is not stored: "
+                "make the index with model='jinaai/jina-embeddings-v4', or set index._model"
             )
 
         model = self.get_model()
@@ -301,43 +337,43 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if k is not None:
             check_integer("k", k, 1)
         if query is None:
-            raise ValueError("Late interaction does not compare all pages with all: give a query")
+            raise ValueError("Late interaction does not compare all pages with all pages: pass a query")
         if reverse and not self.config.supports_least_similarity:
             raise ValueError("Qdrant does not rank by least similarity: use the local store")
         if aggregation not in (None, "mean"):
-            raise ValueError(f"aggregation={aggregation!r}: the scores of several queries are averaged, by 'mean'")
+            raise ValueError(f"aggregation={aggregation!r} is not supported: use 'mean'")
 
         self._store.check()
-        # Another process may have added pages, or removed some.
-        within = None
+        view_ids = None
         if self.has_view:
+            # Another process may have added or removed pages.
             self.reload()
-            within = self.current_sample_ids if self.config.patches_field is None else self.current_label_ids
+            view_ids = self.current_sample_ids if self.config.patches_field is None else self.current_label_ids
 
         queries, single = self._queries(query, aggregation)
         found = [
-            self._store.search(each, k=k, candidates=self.config.candidates, ids=within, reverse=reverse)
-            for each in queries
+            self._store.search(query, k=k, candidates=self.config.candidates, ids=view_ids, reverse=reverse)
+            for query in queries
         ]
-        ids, sample_ids, scores = ([list(part) for part in parts] for parts in zip(*found, strict=True))
-        dists = [[1 - float(score) for score in of_query] for of_query in scores]
+        ids, sample_ids, scores = ([list(values) for values in column] for column in zip(*found, strict=True))
+        dists = [[1 - float(score) for score in query_scores] for query_scores in scores]
         label_ids = None if self.config.patches_field is None else ids
         results = [sample_ids, label_ids, dists] if return_dists else [sample_ids, label_ids]
-        return tuple(part[0] if single and part is not None else part for part in results)
+        return tuple(column[0] if single and column is not None else column for column in results)
 
     def _queries(self, query, aggregation):
-        """Returns a list of :class:`Query`, and whether it stands for one query."""
+        """Returns a list of :class:`Query`, and whether FiftyOne expects the results of a single query."""
         if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
             dims = self._store.dims()
             if aggregation is None and query.ndim == 2 and query.shape[1] == dims[0]:
-                # Each for itself, as what FiftyOne computes of all vectors of an index asks.
+                # A query per row, as FiftyOne Brain expects when it passes all vectors of an index.
                 return [Query.from_vectors(vector, *dims) for vector in query], False
 
             if query.ndim == 2 and dims[0] is not None and query.shape[1] == dims[0] == dims[1]:
                 raise ValueError(
                     f"An array {query.shape} may be a multi-vector or {len(query)} single vectors, since both have "
-                    f"{dims[0]} dimensions here: pass a single vector alone, ({dims[0]},), or for a multi-vector the "
-                    "Embeddings that model.encode_prompts([...]) gives"
+                    f"{dims[0]} dimensions here: pass one single vector, ({dims[0]},), or for a multi-vector the "
+                    "Embeddings that model.encode_prompts([...]) returns"
                 )
             return [Query.from_vectors(query, *dims)], True
 
@@ -352,24 +388,31 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         if aggregation is not None or isinstance(query, str) or len(embeddings) == 1:
             return [Query.from_embeddings(embeddings)], True
 
-        each = (Embeddings(embeddings.single[[i]], [multi]) for i, multi in enumerate(embeddings.multi))
-        return [Query.from_embeddings(embeddings) for embeddings in each], False
+        queries = (Embeddings(embeddings.single[[i]], [multi]) for i, multi in enumerate(embeddings.multi))
+        return [Query.from_embeddings(query) for query in queries], False
 
     @classmethod
-    def _from_dict(cls, d, samples, config, brain_key):
+    def _from_dict(
+        cls,
+        d: dict[str, Any],
+        samples: SampleCollection,
+        config: "LateInteractionSimilarityConfig",
+        brain_key: str,
+    ) -> "LateInteractionSimilarityIndex":
         return cls(samples, config, brain_key)
 
 
-def dataset_id(samples):
+def dataset_id(samples: SampleCollection) -> str:
+    """Returns the ID of the dataset that samples are in."""
     return str(samples._root_dataset._doc.id)
 
 
-def check_owner(samples, config):
-    """Raises a ``ValueError`` where an index, which came with the clone of a dataset, would be changed for both."""
+def check_owner(samples: SampleCollection, config: "LateInteractionSimilarityConfig") -> None:
+    """Raises a ``ValueError`` if a dataset is a clone of the one that owns an index, whose vectors both share."""
     if config.owner != dataset_id(samples):
         raise ValueError(
-            "This index is that of the dataset of which this one is a clone, which can search it, but not change it: "
-            "delete the run here, which leaves the other's index, and index the pages anew"
+            "This index belongs to the dataset that this one was cloned from. A clone can search it, but not change "
+            "it: delete the run here, which keeps the original's index, and index the pages again"
         )
 
 

@@ -1,36 +1,40 @@
-"""What is searched for."""
+"""The query of a late-interaction search."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..engine.pooling import unit
 
+if TYPE_CHECKING:
+    from ..engine.embeddings import Embeddings
+
 
 @dataclass(frozen=True)
 class Query:
-    """A query, of one prompt or page or of several.
+    """A query of one or more prompts or pages.
 
     The score of a page is the mean cosine of the query's tokens with their best matches on the page (MaxSim, ColBERT,
-    arXiv 2004.12832, divided by the number of tokens). It lies in ``[-1, 1]``. The score by several prompts is the
-    mean of the scores by each. Both divisions are made here, once, in the lengths of the rows: a page's score is the
-    plain sum of its best products, whoever computes it.
+    arXiv 2004.12832, divided by the number of tokens). It lies in ``[-1, 1]``. The score of several prompts is the mean
+    of their scores. The rows are scaled by both divisors here, so that a store computes a page's score as the plain sum
+    of the best dot products.
 
     Args:
-        multi: a float32 array ``(tokens, 128)``, or ``None`` where there is a single vector alone
-        single: a float32 array ``(dim,)``, whose product with a page's single vector is their cosine, or the mean of
-            the cosines of several. ``None`` where there is a multi-vector alone
+        multi: a float32 array ``(tokens, 128)``, or ``None`` if there is only a single vector
+        single: a float32 array ``(dim,)``, whose dot product with a page's single vector is their cosine, or the mean
+            cosine of several prompts. ``None`` if there is only a multi-vector. One of the two is given
     """
 
     multi: np.ndarray | None
     single: np.ndarray | None
 
     @classmethod
-    def from_embeddings(cls, embeddings):
-        """Makes the query of several prompts or pages.
+    def from_embeddings(cls, embeddings: "Embeddings") -> "Query":
+        """Makes a query of prompts or pages.
 
         Args:
-            embeddings: the :class:`engine.embeddings.Embeddings` of at least one
+            embeddings: their :class:`engine.embeddings.Embeddings`, at least one
 
         Returns:
             a :class:`Query`
@@ -39,8 +43,8 @@ class Query:
         return cls(np.concatenate(rows).astype(np.float32), embeddings.single.mean(axis=0))
 
     @classmethod
-    def from_vectors(cls, vectors, single_dim, multi_dim):
-        """Makes the query of vectors that a person computed.
+    def from_vectors(cls, vectors: np.ndarray, single_dim: int | None, multi_dim: int | None) -> "Query":
+        """Makes a query of an array of vectors.
 
         Args:
             vectors: a single vector ``(single_dim,)``, a multi-vector ``(tokens, multi_dim)``, or several single
@@ -52,7 +56,7 @@ class Query:
             a :class:`Query`
 
         Raises:
-            ValueError: if the vectors have other dimensions
+            ValueError: if the array does not have one of these shapes
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         if vectors.ndim == 2 and vectors.shape[1] == multi_dim:

@@ -1,7 +1,7 @@
-"""FiftyOne's similarity backend ``"late-interaction"``: the run, its settings, and the index.
+"""FiftyOne's similarity backend ``"late-interaction"``: its configuration and its runs.
 
-FiftyOne stores a run's settings with the path of the class that holds them, imports it in whatever process asks a
-question, the App's server included, and finds the class of the run by leaving out ``Config``.
+FiftyOne stores a run's configuration with the path of its class, and imports this path in each process that searches,
+including the App's server. It derives the name of the run's class by removing ``Config``.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sqlite3
+from typing import Any
 
 import fiftyone as fo
 import fiftyone.brain as fob
@@ -16,10 +17,13 @@ import fiftyone.brain.similarity as fbs
 import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 from bson import ObjectId, json_util
+from fiftyone.core.collections import SampleCollection
 
 from ..engine.arguments import check_choice, check_integer
+from ..integration.optional import import_optional
 from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
+from .stores.base import VectorStore
 from .stores.local import LocalStore
 from .stores.qdrant import QdrantStore
 from .stores.vector_files import DTYPES
@@ -27,113 +31,114 @@ from .stores.vector_files import DTYPES
 BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
 
-# The function whose variables say what it was asked to do.
-_BRAIN = ("fiftyone.brain.similarity.compute_similarity",)
+# FiftyOne does not pass on all arguments of this function, so they are read from its frame.
+_COMPUTE_SIMILARITY = ("fiftyone.brain.similarity.compute_similarity",)
 
-# What may differ between the call that made an index and one that goes on with it.
+# Settings that may differ between the call that made an index and a call that continues it.
 _SETTINGS_THAT_MAY_CHANGE = ("candidates", "index_name", "uri", "owner", "supports_prompts")
 
 
 class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
-    """What a late-interaction index is made with.
+    """The configuration of a late-interaction index.
 
     Args:
-        store ("local"): where the vectors are kept: ``"local"``, files in a folder, or ``"qdrant"``, a Qdrant server
-        uri (None): the folder in which the index makes its own, or the server's URL. By default
-            ``late-interaction`` in FiftyOne's folder of datasets, and ``http://localhost:6333``
-        index_name (None): the name of the index's folder or collection, by default one that is made of the dataset's
-        dtype ("float16"): of the multi-vectors: ``"float16"``, or ``"int8"`` at half the size, for the local store
-        pool_factor (1): by what the number of a page's tokens is divided, by averaging those that say the same
-        candidates (1000): where there are more pages than these, the single vectors choose so many, and late
-            interaction ranks them. ``None``: late interaction ranks all
-        api_key (None): the Qdrant server's key, which is not stored with the run: put it into FiftyOne's brain config
-        owner (None): the id of the dataset that the index is made for, which is found out
+        store ("local"): the store of the vectors: ``"local"``, files in a folder, or ``"qdrant"``, a Qdrant server
+        uri (None): the folder in which the index's folder is created, or the server's URL. By default
+            ``late-interaction`` in FiftyOne's folder of datasets, or ``http://localhost:6333``
+        index_name (None): the name of the index's folder or collection, by default derived from the dataset's name
+        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or ``"int8"`` at half the size, for the local store
+        pool_factor (1): the divisor of the number of a page's tokens, which is reduced by averaging similar tokens
+        candidates (1000): the number of pages that single vectors choose, and late interaction ranks, if there are
+            more. ``None``: late interaction ranks all
+        api_key (None): the Qdrant server's key. It is not stored with the run: set it in FiftyOne's brain config
+        owner (None): the id of the dataset that the index is made for, which is set automatically
         **kwargs: arguments of :class:`fiftyone.brain.similarity.SimilarityConfig`
     """
 
     def __init__(
         self,
-        store="local",
-        uri=None,
-        index_name=None,
-        dtype="float16",
-        pool_factor=1,
-        candidates=1000,
-        api_key=None,
-        owner=None,
-        embeddings_field=None,
-        roi_field=None,
-        **kwargs,
-    ):
+        store: str = "local",
+        uri: str | None = None,
+        index_name: str | None = None,
+        dtype: str = "float16",
+        pool_factor: int = 1,
+        candidates: int | None = 1000,
+        api_key: str | None = None,
+        owner: str | None = None,
+        embeddings_field: str | None = None,
+        roi_field: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         for name in kwargs:
-            if name not in _KNOWN and name not in _STORED:
-                raise TypeError(_unknown(name))
+            if name not in _ARGUMENTS and name not in _STORED_KEYS:
+                raise TypeError(_describe_unknown(name))
         check_choice("store", store, STORES)
         check_choice("dtype", dtype, DTYPES)
         check_integer("pool_factor", pool_factor, 1)
         check_integer("candidates", candidates, 1, or_none=True)
         if store == "local" and uri is not None and "://" in uri:
-            raise ValueError(f"uri={uri!r} is no folder: pass one, or store='qdrant'")
+            raise ValueError(f"uri={uri!r} is not a folder: pass a folder, or store='qdrant'")
         if store == "qdrant" and dtype != "float16":
-            raise ValueError(f"dtype={dtype!r} is for the local store. Qdrant keeps float16")
+            raise ValueError(f"dtype={dtype!r} is for the local store: Qdrant stores float16")
         if embeddings_field is not None:
             raise ValueError(f"Multi-vectors do not fit into a field: leave out embeddings_field={embeddings_field!r}")
         if roi_field is not None:
-            raise ValueError(f"Regions of interest are not supported: give patches_field={roi_field!r} in their place")
+            raise ValueError(f"Regions of interest are not supported: pass patches_field={roi_field!r} instead")
 
         super().__init__(**kwargs)
         self.store = store
         self.uri = uri
         self.index_name = index_name
-        # The dataset whose index it is. A clone of the dataset has the run, too.
+        # A clone of the dataset has the same run, and must not change its vectors.
         self.owner = owner
         self.dtype = dtype
         self.pool_factor = pool_factor
         self.candidates = candidates
-        # Private, so that it is not stored with the run.
+        # FiftyOne does not store private attributes with the run.
         self._api_key = api_key
 
     @property
-    def method(self):
+    def method(self) -> str:
         return BACKEND
 
     @property
-    def max_k(self):
+    def max_k(self) -> None:
         return None
 
     @property
-    def supports_least_similarity(self):
+    def supports_least_similarity(self) -> bool:
         return self.store == "local"
 
     @property
-    def supported_aggregations(self):
+    def supported_aggregations(self) -> tuple[str, ...]:
         return ("mean",)
 
     @property
-    def api_key(self):
+    def api_key(self) -> str | None:
         """The key for the Qdrant server, from FiftyOne's brain config."""
         return self._api_key
 
     @api_key.setter
-    def api_key(self, value):
+    def api_key(self, value: str | None) -> None:
         self._api_key = value
 
-    def load_credentials(self, uri=None, api_key=None):
+    def load_credentials(self, uri: str | None = None, api_key: str | None = None) -> None:
         self._load_parameters(api_key=api_key)
-        # Where an index is, its run says: what the brain config says now is for new ones.
+        # The brain config's URI is for new indexes. An existing index has its own.
         if uri is not None or self.uri is None:
             self._load_parameters(uri=uri)
 
-    def open_store(self):
-        """Returns the store with the index's vectors."""
+    def open_store(self) -> VectorStore:
+        """Returns the store of the index's vectors."""
+        assert self.uri is not None and self.index_name is not None
         if self.store == "local":
             return LocalStore(os.path.join(self.uri, self.index_name), self.dtype)
 
         return QdrantStore(self.uri, self.index_name, self.api_key)
 
 
-# The arguments that there are, those of FiftyOne's configuration and what it stores with them included.
-_KNOWN = sorted(
+# All arguments, including those of FiftyOne's configuration.
+_ARGUMENTS = sorted(
     {
         name
         for cls in (LateInteractionSimilarityConfig, fbs.SimilarityConfig)
@@ -141,75 +146,80 @@ _KNOWN = sorted(
     }
     - {"kwargs", "owner"}
 )
-_STORED = ("type", "method", "cls")
+# What FiftyOne stores with them.
+_STORED_KEYS = ("type", "method", "cls")
 
 
-def _unknown(name):
-    similar = difflib.get_close_matches(name, _KNOWN, n=1)
+def _describe_unknown(name):
+    similar = difflib.get_close_matches(name, _ARGUMENTS, n=1)
     hint = f"did you mean {similar[0]!r}? " if similar else ""
-    return f"Unknown argument {name!r}: {hint}Those of a late-interaction index are {', '.join(_KNOWN)}"
+    return f"Unknown argument {name!r}: {hint}A late-interaction index takes {', '.join(_ARGUMENTS)}"
 
 
 class LateInteractionSimilarity(fbs.Similarity):
-    """Makes late-interaction indexes, and goes on with those that were not finished.
+    """Makes late-interaction indexes, and continues unfinished ones.
 
     Args:
         config: a :class:`LateInteractionSimilarityConfig`
     """
 
-    def ensure_requirements(self):
+    def ensure_requirements(self) -> None:
         self.ensure_usage_requirements()
-        # FiftyOne asks before it registers the run.
-        embeddings = fiftyone_argument(_BRAIN, "embeddings")
+        # FiftyOne calls this before it registers the run, so that wrong arguments leave no run.
+        embeddings = fiftyone_argument(_COMPUTE_SIMILARITY, "embeddings")
         if embeddings is not None and embeddings is not False:
             raise ValueError("Late interaction embeds images itself: leave out embeddings")
 
-        model = fiftyone_argument(_BRAIN, "_model")
+        model = fiftyone_argument(_COMPUTE_SIMILARITY, "_model")
         if self.config.model == fbs._DEFAULT_MODEL:
             raise ValueError("Late interaction needs a model: pass model='jinaai/jina-embeddings-v4'")
         if model is not None and not hasattr(model, "encode_images"):
             raise ValueError(
-                f"Late interaction needs a model with multi-vectors, such as model='jinaai/jina-embeddings-v4', and "
-                f"found a {type(model).__name__}"
+                f"Late interaction needs a model with multi-vectors, such as model='jinaai/jina-embeddings-v4', found "
+                f"a {type(model).__name__}"
             )
 
-    def ensure_usage_requirements(self):
+    def ensure_usage_requirements(self) -> None:
         if self.config.store == "qdrant":
-            fou.ensure_package("qdrant-client")
+            import_optional("qdrant_client", "qdrant", "store='qdrant'")
 
-    def register_run(self, samples, key, overwrite=True, cleanup=True):
-        """Registers a run. The same call again goes on with the run that is there."""
+    def register_run(
+        self, samples: SampleCollection, key: str | None, overwrite: bool = True, cleanup: bool = True
+    ) -> None:
+        """Registers a run. If the run exists, checks that its settings match, and continues it."""
         if key is None or key not in self.list_runs(samples):
             self.validate_run(samples, key, overwrite=overwrite)
             self._resolve_location(samples, key)
             self._make_store()
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
-        there = self.get_run_info(samples, key).config
-        if not isinstance(there, LateInteractionSimilarityConfig):
+        registered = self.get_run_info(samples, key).config
+        if not isinstance(registered, LateInteractionSimilarityConfig):
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
-        self._check_settings(key, there.serialize())
-        self.config.uri, self.config.index_name, self.config.owner = there.uri, there.index_name, there.owner
+        self._check_settings(key, registered.serialize())
+        self.config.uri = registered.uri
+        self.config.index_name = registered.index_name
+        self.config.owner = registered.owner
         check_owner(samples, self.config)
         self.update_run_config(samples, key, self.config)
 
-    def _check_settings(self, key, its):
-        # As the database gives them back: a tuple, for one, as a list.
-        mine, its = (json_util.loads(json_util.dumps(settings)) for settings in (self.config.serialize(), its))
-        other = [name for name in mine if name not in _SETTINGS_THAT_MAY_CHANGE and mine[name] != its.get(name)]
-        if other:
+    def _check_settings(self, key, stored):
+        # Through JSON, since the database returns tuples as lists.
+        given, stored = (json_util.loads(json_util.dumps(settings)) for settings in (self.config.serialize(), stored))
+        changed = [name for name in given if name not in _SETTINGS_THAT_MAY_CHANGE and given[name] != stored.get(name)]
+        if changed:
             raise ValueError(
-                f"The index {key!r} was made with {', '.join(f'{name}={its.get(name)!r}' for name in other)}: call "
-                f"dataset.delete_brain_run({key!r}) first, or choose another brain_key"
+                f"The index {key!r} was made with {', '.join(f'{name}={stored.get(name)!r}' for name in changed)}: "
+                f"call dataset.delete_brain_run({key!r}) first, or choose another brain_key"
             )
 
     def _resolve_location(self, samples, key):
-        """Decides where the vectors of a new index will be, before that is stored with its run."""
+        """Sets the location of a new index's vectors, before the configuration is stored with the run."""
         self.config.load_credentials()
         if self.config.uri is None:
-            local = os.path.join(fo.config.default_dataset_dir, BACKEND)
-            self.config.uri = local if self.config.store == "local" else "http://localhost:6333"
+            folder = os.path.join(fo.config.default_dataset_dir, BACKEND)
+            self.config.uri = folder if self.config.store == "local" else "http://localhost:6333"
         if "://" not in self.config.uri:
             self.config.uri = os.path.abspath(os.path.expanduser(self.config.uri))
         if self.config.owner is None:
@@ -218,11 +228,12 @@ class LateInteractionSimilarity(fbs.Similarity):
         name = self.config.index_name
         if name is not None and not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
             raise ValueError(
-                f"index_name={name!r} is not allowed: expected letters, digits, '.', '-' and '_'. The folder that the "
-                "index's own is in is uri"
+                f"index_name={name!r} is not allowed: expected letters, digits, '.', '-' and '_'. Pass the folder in "
+                "which the index's folder is created as uri"
             )
         if name is None:
-            # What two processes that make one index at once agree on. The name of a dataset may come again.
+            # The same in all processes, so that those that make the same index share it. With the dataset's id, since
+            # a name may be used again after its dataset was deleted.
             slug = fou.to_slug(samples._root_dataset.name)
             self.config.index_name = f"{slug}-{dataset_id(samples)}-{key or ObjectId()}"
 
@@ -230,32 +241,33 @@ class LateInteractionSimilarity(fbs.Similarity):
         if same is not None:
             self._check_settings(key, same)
         elif name is None and (others or (os.path.isdir(self.config.uri) and self.config.open_store().size())):
-            # A run that was renamed, or that was deleted without its vectors.
+            # A renamed run has this name, or a deleted one left its vectors.
             self.config.index_name += f"-{ObjectId()}"
         elif others:
             raise ValueError(
-                f"index_name={name!r} in {self.config.uri} is that of the brain run {others[0][1]!r} of the dataset "
+                f"index_name={name!r} in {self.config.uri} is used by the brain run {others[0][1]!r} of the dataset "
                 f"{others[0][0]!r}: choose another index_name, since two indexes cannot share their vectors"
             )
 
     def _runs_of_name(self, samples, key):
-        """Looks up the runs that keep their vectors under this index's name.
+        """Finds the runs whose vectors have the location of this index.
 
         Returns:
-            a tuple of the settings of the run of this key, which another process registered, or ``None``, and a list of
-            tuples of the name of a dataset and the key of one of its runs
+            a tuple of the settings of the run with this key, if another process registered it, or ``None``, and a list
+            of the other runs, tuples of the dataset's name and the run's key
         """
         database = foo.get_db_conn()
         same, others = None, []
-        wanted = {"config.index_name": self.config.index_name, "config.uri": self.config.uri}
-        for run in database.runs.find(wanted):
+        location = {"config.index_name": self.config.index_name, "config.uri": self.config.uri}
+        for run in database.runs.find(location):
             dataset = database.datasets.find_one({"_id": run["_dataset_id"]}, {"name": 1, "brain_methods": 1})
-            keys = [name for name, one in (dataset or {}).get("brain_methods", {}).items() if one == run["_id"]]
-            for name in keys:
-                if str(dataset["_id"]) == dataset_id(samples) and name == key:
+            for brain_key, run_id in (dataset or {}).get("brain_methods", {}).items():
+                if run_id != run["_id"]:
+                    continue
+                if str(dataset["_id"]) == dataset_id(samples) and brain_key == key:
                     same = run["config"]
                 else:
-                    others.append((dataset["name"], name))
+                    others.append((dataset["name"], brain_key))
         return same, others
 
     def _make_store(self):
@@ -263,37 +275,37 @@ class LateInteractionSimilarity(fbs.Similarity):
             self.config.open_store().create()
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
-                f"uri={self.config.uri!r} cannot be written ({error}): pass the path of a folder that can, uri=..."
+                f"uri={self.config.uri!r} cannot be written ({error}): pass uri=..., the path of a writable folder"
             ) from error
 
-    def initialize(self, samples, brain_key):
+    def initialize(self, samples: SampleCollection, brain_key: str | None) -> LateInteractionSimilarityIndex:
         if brain_key is None:
             self._resolve_location(samples, None)
             self._make_store()
         index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
         index._store.create()
         if brain_key is not None:
-            # So that an index whose making is killed can be searched, as far as it came.
+            # Saved now, so that an unfinished index can be searched if this process is killed.
             self.save_run_results(samples, brain_key, index)
 
-        # FiftyOne would hold the embeddings of all samples at once, 200 KB a page. It hands over neither the view nor
-        # how to load it, but they are in its call; and it embeds nothing itself where the index is no longer empty.
-        if fiftyone_argument(_BRAIN, "embeddings") is None:
-            index._model = fiftyone_argument(_BRAIN, "_model")
+        # FiftyOne would hold the embeddings of all samples in memory, 200 KB a page. It embeds nothing if the index has
+        # pages, so they are added here. The view and its options are not passed on, and are read from FiftyOne's frame.
+        if fiftyone_argument(_COMPUTE_SIMILARITY, "embeddings") is None:
+            index._model = fiftyone_argument(_COMPUTE_SIMILARITY, "_model")
             names = ("batch_size", "num_workers", "skip_failures", "force_square", "alpha", "progress")
-            given = {name: fiftyone_argument(_BRAIN, name) for name in names}
-            missing = index.add_samples(fiftyone_argument(_BRAIN, "samples"), **given)
-            if missing and not index.total_index_size:
-                raise ValueError(f"None of {missing} images could be embedded: the warnings above say why")
+            options = {name: fiftyone_argument(_COMPUTE_SIMILARITY, name) for name in names}
+            failed = index.add_samples(fiftyone_argument(_COMPUTE_SIMILARITY, "samples"), **options)
+            if failed and not index.total_index_size:
+                raise ValueError(f"None of {failed} images could be embedded: the warnings above say why")
         return index
 
-    def cleanup(self, samples, key):
-        # The run of a clone goes without the vectors, which are the other dataset's.
+    def cleanup(self, samples: SampleCollection, key: str) -> None:
+        # Deleting the run of a clone keeps the vectors, which are the original's.
         if self.config.owner == dataset_id(samples):
             self.config.open_store().drop()
 
 
-def register_backend():
-    """Makes the backend known to :func:`fiftyone.brain.compute_similarity` in this process."""
+def register_backend() -> None:
+    """Registers the backend with FiftyOne Brain in this process."""
     settings = fob.brain_config.similarity_backends.setdefault(BACKEND, {})
     settings.setdefault("config_cls", f"{__name__}.{LateInteractionSimilarityConfig.__name__}")

@@ -1,4 +1,4 @@
-"""Fewer rows a page: tokens that say the same are averaged (hierarchical token pooling, arXiv 2409.14683)."""
+"""Reduces the rows of a page by averaging similar tokens (hierarchical token pooling, arXiv 2409.14683)."""
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -6,12 +6,12 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from ..engine.pooling import unit
 
 
-def pool_tokens(multi_vector, factor):
-    """Clusters a page's tokens by Ward's method, and takes the mean of each cluster.
+def pool_tokens(multi_vector: np.ndarray, factor: int) -> np.ndarray:
+    """Clusters a page's tokens by Ward's method, and averages each cluster.
 
     Args:
         multi_vector: a float32 array ``(tokens, 128)``, rows of length 1
-        factor: by what the number of rows is divided. 1 keeps them all
+        factor: the divisor of the number of rows. 1 keeps them all
 
     Returns:
         a float32 array of at most ``(ceil(tokens / factor), 128)``, rows of length 1

@@ -1,1 +1,1 @@
-"""Where the vectors of an index are kept: each store is a :class:`late_interaction.stores.base.VectorStore`."""
+"""The stores that keep the vectors of an index, each a :class:`late_interaction.stores.base.VectorStore`."""

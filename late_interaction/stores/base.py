@@ -1,115 +1,133 @@
-"""What an index asks of the place where its vectors are."""
+"""The interface between an index and the store that keeps its vectors."""
 
 import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ...engine.embeddings import Embeddings
+    from ..query import Query
+
+# numpy's dtype of ids.
+ID_DTYPE = "U24"
 
 
 class VectorStore(abc.ABC):
-    """Single vectors and multi-vectors of pages, by the pages' ids.
+    """Keeps the single vector and the multi-vector of each page under the page's id.
 
-    An id is a string of 24 hexadecimal digits, as FiftyOne gives samples and labels. A page is a sample, or a patch in
-    one: beside its vectors, the id of its sample is kept.
+    An id is a string of 24 hexadecimal digits, as FiftyOne gives samples and labels. A page is a sample or a patch. The
+    id of its sample is kept, too.
 
-    What was added is there for every process once :meth:`add` returns, and a page is either there with both of its
-    vectors or not at all, whenever a process is killed.
+    Once :meth:`add` returns, every process sees the added pages. Whenever a process is killed, a page is stored with
+    both of its vectors or not at all.
     """
 
     @abc.abstractmethod
-    def create(self):
-        """Prepares an index without pages."""
+    def create(self) -> None:
+        """Creates an empty index."""
 
     @abc.abstractmethod
-    def check(self):
-        """Raises a ``FileNotFoundError`` where an index that was made is gone."""
+    def check(self) -> None:
+        """Raises a ``FileNotFoundError`` if the index was created, but is gone."""
 
     @abc.abstractmethod
-    def repair(self):
-        """Forgets the pages whose vectors are lost, and warns of them. They are missing then, and can be added anew."""
+    def repair(self) -> None:
+        """Removes the pages whose vectors are lost, with a warning. They can be added again."""
 
     @abc.abstractmethod
-    def damaged(self):
+    def damaged(self) -> list[str]:
         """Compares all vectors with the checksums that were stored with them.
 
         Returns:
-            a list of the ids of the pages that are lost or were changed. A store that another program keeps, which
-            checks its own files, has none
+            a list of the ids of the pages whose vectors are lost or changed. It is empty for a store whose server
+            checks its own files
         """
 
     @abc.abstractmethod
-    def size(self):
+    def size(self) -> int:
         """Returns the number of pages."""
 
     @abc.abstractmethod
-    def dims(self):
-        """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
+    def dims(self) -> tuple[int | None, int | None]:
+        """Returns the dimensions of single vectors and of multi-vectors, ``(None, None)`` for an empty index."""
 
     @abc.abstractmethod
-    def ids(self):
-        """Returns what :meth:`list_ids` does, or ``None`` where there may be too many to list in passing."""
+    def ids(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns what :meth:`list_ids` does, or ``None`` if there may be too many pages to list often."""
 
     @abc.abstractmethod
-    def list_ids(self):
-        """Returns the ids of all pages, and those of the samples that they are in: two arrays of strings."""
+    def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all pages and the ids of their samples, two arrays of strings."""
 
     @abc.abstractmethod
-    def missing(self, ids):
-        """Returns those of a list of ids that are not in the index, a list in the same order."""
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Returns a list of the given ids that are not in the index, in the given order."""
 
     @abc.abstractmethod
-    def add(self, ids, sample_ids, embeddings):
-        """Adds pages. One that is there already is replaced.
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
+        """Adds pages. A page whose id is in the index is replaced.
 
         Args:
             ids: a list of the pages' ids
-            sample_ids: a list of the ids of the samples that they are in
+            sample_ids: a list of the ids of the pages' samples
             embeddings: their :class:`engine.embeddings.Embeddings`
 
         Raises:
-            ValueError: if the vectors have other dimensions than those in the index
+            ValueError: if the vectors do not have the index's dimensions
         """
 
     @abc.abstractmethod
-    def remove(self, ids):
-        """Removes pages. Ids that are not there are ignored."""
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes pages. Ids that are not in the index are ignored."""
 
     @abc.abstractmethod
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Reads the single vectors of pages that are in the index.
 
         Args:
             ids: a list of ids
 
         Returns:
-            a tuple of a float32 array ``(pages, dim)`` and a list of the ids of the samples that the pages are in
+            a tuple of a float32 array ``(pages, dim)`` and a list of the ids of the pages' samples
         """
 
     @abc.abstractmethod
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Reads the multi-vectors of pages that are in the index.
 
         Args:
             ids: a list of ids
 
         Returns:
-            a list of float32 arrays ``(tokens_i, 128)``, as close to those that were added as the store's type allows
+            a list of float32 arrays ``(tokens_i, 128)``, rounded to the store's dtype
         """
 
     @abc.abstractmethod
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ranks pages.
 
         Args:
             query: a :class:`late_interaction.query.Query`
             k (None): the number of pages to return, ``None`` for all
-            candidates (None): the number of pages, at least ``k``, that single vectors choose for late interaction.
-                ``None``: late interaction with all
+            candidates (None): the number of pages, at least ``k``, that single vectors choose for late interaction to
+                rank. ``None``: late interaction ranks all
             ids (None): the ids of the pages to search in, ``None`` for all
-            reverse (False): whether to return the least similar pages. Then none are chosen by single vectors. A store
-                may lack it
+            reverse (False): whether to return the least similar pages. Then late interaction ranks all. A store need
+                not support it
 
         Returns:
             a tuple of the ids, the sample ids and the scores, best first
         """
 
     @abc.abstractmethod
-    def drop(self):
-        """Deletes all that the index keeps."""
+    def drop(self) -> None:
+        """Deletes the index."""

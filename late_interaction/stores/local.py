@@ -1,24 +1,27 @@
-"""The vectors of an index in a folder: flat files, and a SQLite table of what is where in them.
+"""A store in a folder: flat files of vectors, and a SQLite table of the place of each page in them.
 
-The contract that keeps a killed process from harming an index:
+These rules keep an index intact when a process is killed:
 
-- vectors are only appended, and are on the disk before the row that tells of them is committed;
-- a file is deleted once no row speaks of it, and its number does not come again;
+- vectors are only appended, and are flushed to the disk before the row that refers to them is committed;
+- a file is deleted after the last row that refers to it, and its number is not used again;
 - one process writes at a time, the one that holds SQLite's lock.
 
-So whoever reads finds all that is committed, and what a killed process left behind it is room, never a page.
+So readers find all committed pages. What a killed process appended without a commit is unused space.
 """
 
 import contextlib
 import functools
 import logging
+import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import VectorStore
+from .base import ID_DTYPE, VectorStore
 from .page_table import (
     SCHEMA,
     Catalog,
@@ -33,24 +36,28 @@ from .page_table import (
 from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
-# Bytes of multi-vectors that are moved at a time.
+if TYPE_CHECKING:
+    from ...engine.embeddings import Embeddings
+    from ..query import Query
+
+# Bytes of multi-vectors that are moved at a time, by compaction.
 _MOVED_AT_ONCE = 2**25
 
-# The pages of one pair of files. Of full pages, the larger has 800 MB.
+# The pages in one pair of files. With full pages, the file of multi-vectors has 800 MB.
 _PAGES_PER_SEGMENT = 4096
 
 logger = logging.getLogger(__name__)
 
 
 class DamagedIndexError(RuntimeError):
-    """Files of an index are gone, or shorter than its table says."""
+    """Files of an index are missing, or shorter than its table says."""
 
 
 def _retry_if_files_moved(read):
-    """Reads once more where a file is gone: another process moved its pages after the table was read."""
+    """Reads again if a file is missing: another process moved its pages after this one had read the table."""
 
     @functools.wraps(read)
-    def reading(self, *args, **kwargs):
+    def read_twice(self, *args, **kwargs):
         try:
             return read(self, *args, **kwargs)
         except FileNotFoundError:
@@ -58,7 +65,7 @@ def _retry_if_files_moved(read):
             self._files.refresh()
             return read(self, *args, **kwargs)
 
-    return reading
+    return read_twice
 
 
 class LocalStore(VectorStore):
@@ -66,46 +73,46 @@ class LocalStore(VectorStore):
 
     Args:
         folder: the folder
-        dtype ("float16"): ``"float16"``, or ``"int8"`` for multi-vectors of half the size
+        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or ``"int8"`` at half the size
     """
 
-    def __init__(self, folder, dtype="float16"):
+    def __init__(self, folder: str | os.PathLike, dtype: str = "float16") -> None:
         self.folder = Path(folder)
         self.dtype = dtype
         self._cached = None
         self._files = VectorFiles(folder, dtype)
-        self._loading = threading.Lock()
+        self._catalog_lock = threading.Lock()
 
-    def create(self):
-        """Makes the folder, unless it is there."""
+    def create(self) -> None:
+        """Creates the folder, unless it exists, and the table."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing():
             pass
 
-    def check(self):
+    def check(self) -> None:
         if not self._database.exists():
             raise FileNotFoundError(
-                f"The vectors of this index are gone from {self.folder}: delete its run, and index the pages anew"
+                f"The vectors of this index are gone from {self.folder}: delete its run, and index the pages again"
             )
 
-    def size(self):
+    def size(self) -> int:
         with self._reading() as database:
             return database.execute("SELECT COUNT(*) FROM pages").fetchone()[0]
 
-    def dims(self):
+    def dims(self) -> tuple[int | None, int | None]:
         with self._reading() as database:
             return read_dims(database)
 
-    def ids(self):
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
         catalog = self._catalog()
         return catalog.ids, catalog.sample_ids
 
     list_ids = ids
 
-    def missing(self, ids):
+    def missing(self, ids: Sequence[str]) -> list[str]:
         return [page_id for page_id, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
 
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing() as database:
             dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
@@ -119,7 +126,7 @@ class LocalStore(VectorStore):
             self._insert(database, state, ids, sample_ids, embeddings.single, embeddings.multi)
             write_state(database, state)
 
-    def remove(self, ids):
+    def remove(self, ids: Sequence[str]) -> None:
         if not self._database.exists():
             return
 
@@ -130,15 +137,15 @@ class LocalStore(VectorStore):
 
             database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
-            # What is lost cannot be moved.
-            empty = [] if self._damage(database, state) else self._empty(database, state)
+            # The vectors of damaged files cannot be moved.
+            emptied = [] if self._damage(database, state) else self._compact(database, state)
             write_state(database, state)
 
-        # Only now that no row speaks of them, and none will.
-        for segment in empty:
+        # After the commit, so that no row refers to them.
+        for segment in emptied:
             self._files.delete(segment)
 
-    def repair(self):
+    def repair(self) -> None:
         with self._reading() as database:
             if not self._damage(database, read_state(database)):
                 return
@@ -148,47 +155,56 @@ class LocalStore(VectorStore):
             damage = self._damage(database, state)
             for _, segment, lost in damage:
                 database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
-                # A process that still reads by the table of before must not find other pages in these places.
+                # New pages must not take these places: another process may still read by its copy of the old table.
                 state["segment"] = max(state["segment"], segment + 1)
             state["rewritten"] = state.get("rewritten", 0) + 1
             write_state(database, state)
         for path, _, lost in damage:
             logger.warning(
-                "%s is gone or was cut off: the %d pages that it lost will be embedded anew", path, len(lost)
+                "%s is missing or was cut off: the %d pages that it lost will be embedded again", path, len(lost)
             )
 
-    def damaged(self):
+    def damaged(self) -> list[str]:
         with self._reading() as database:
             damaged = {page_id for _, _, lost in self._damage(database, read_state(database)) for page_id in lost}
             segments = [segment for segment, _, _ in segment_ends(database)]
             checked = "checksum" in columns(database)
         for segment in segments if checked else []:
-            # One at a time, since who writes waits for it. No file that the table tells of goes while this is open.
+            # One segment per transaction, since writers wait for it. Until it ends, none of its files is deleted.
             with self._reading() as database:
-                dims = read_dims(database)
+                state = read_state(database)
                 self._files.refresh()
                 for page_id, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
                     "WHERE segment = ? AND checksum IS NOT NULL ORDER BY page",
                     (segment,),
                 ):
-                    if page_id not in damaged and checksum != self._files.checksum(place, *dims):
+                    if page_id not in damaged and checksum != self._files.checksum(
+                        place, state["single_dim"], state["multi_dim"]
+                    ):
                         damaged.add(page_id)
         return sorted(damaged)
 
     @_retry_if_files_moved
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         catalog = self._catalog()
         rows = catalog.rows_of_present(ids)
         return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
 
     @_retry_if_files_moved
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         catalog = self._catalog()
-        return self._files.read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1])
+        return self._files.read_multi(catalog.places[catalog.rows_of_present(ids)], self.dims()[1] or 0)
 
     @_retry_if_files_moved
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         catalog = self._catalog()
         rows = np.arange(len(catalog.ids))
         if ids is not None:
@@ -197,19 +213,20 @@ class LocalStore(VectorStore):
 
         k = len(rows) if k is None else k
         if query.multi is None:
+            assert query.single is not None
             scores = single_scores(self._files, query.single, catalog.places[rows])
         else:
             if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
                 scores = single_scores(self._files, query.single, catalog.places[rows])
-                # In the order of the files, which are read from one end to the other.
+                # Sorted, so that the files are read sequentially.
                 rows = rows[np.sort(np.argpartition(-scores, max(candidates, k) - 1)[: max(candidates, k)])]
             scores = maxsim_scores(self._files, query.multi, catalog.places[rows])
 
         best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
         return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
 
-    def drop(self):
-        """Deletes the index's files, and the folder, if nothing else is in it."""
+    def drop(self) -> None:
+        """Deletes the index's files, and the folder if it is empty then."""
         self._files.refresh()
         self._cached = None
         for pattern in ("*.single", "*.multi", "pages.sqlite*"):
@@ -219,7 +236,7 @@ class LocalStore(VectorStore):
             self.folder.rmdir()
 
     def _insert(self, database, state, ids, sample_ids, singles, multi):
-        """Writes pages to the segment that is being filled, and to new ones."""
+        """Appends pages to the current segment, and to new ones when it is full."""
         for start in range(0, len(ids), _PAGES_PER_SEGMENT):
             part = slice(start, start + _PAGES_PER_SEGMENT)
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
@@ -227,46 +244,50 @@ class LocalStore(VectorStore):
             places, checksums = self._files.append(state["segment"], singles[part], multi[part])
             insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
 
-    def _empty(self, database, state):
-        """Moves the pages of those files that are mostly room, and returns the segments that have none left."""
-        live = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
-        empty = []
+    def _compact(self, database, state):
+        """Moves the pages out of segments that are more than half unused, and returns the emptied segments."""
+        used = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
+        emptied = []
         self._files.refresh()
         for segment in self._files.segments():
             pages = self._files.pages_in(segment, state["single_dim"])
-            if live.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
-                continue  # well used, or still being filled
+            if used.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
+                continue
             if segment == state["segment"]:
                 state["segment"] += 1
 
             self._move(database, state, segment)
-            empty.append(segment)
-        return empty
+            emptied.append(segment)
+        return emptied
 
     def _move(self, database, state, segment):
-        """Moves a segment's pages, as they lie in the files, to the one that is being filled, some MB at a time."""
+        """Copies a segment's pages, in their stored form, to the current segment, some MB at a time."""
         singles = self._files.singles(segment, state["single_dim"])
         tokens = self._files.tokens(segment, state["multi_dim"])
         rows = database.execute(
             "SELECT id, sample_id, checksum, page, start, tokens FROM pages WHERE segment = ? ORDER BY page", (segment,)
         ).fetchall()
         at_once = max(1, _MOVED_AT_ONCE // (tokens.itemsize * tokens.shape[1]))
-        at = 0
-        while at < len(rows):
-            stop, count = at, 0
-            while stop < len(rows) and (stop == at or count + rows[stop][5] <= at_once):
+        first = 0
+        while first < len(rows):
+            stop, count = first, 0
+            while stop < len(rows) and (stop == first or count + rows[stop][5] <= at_once):
                 count += rows[stop][5]
                 stop += 1
-            ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[at:stop], strict=True)
+            ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[first:stop], strict=True)
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
             moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
             places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
             insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
-            at = stop
+            first = stop
 
     def _damage(self, database, state):
-        """Compares the files' lengths with the table: a list of tuples of a file, its segment, and the ids it lost."""
+        """Compares the files' lengths with the table.
+
+        Returns:
+            a list of tuples of a damaged file, its segment, and the ids of the pages that it lost
+        """
         damage = []
         for segment, page, end in segment_ends(database):
             singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
@@ -285,10 +306,10 @@ class LocalStore(VectorStore):
         damage = self._damage(database, state)
         if damage:
             raise DamagedIndexError(
-                f"{damage[0][0]} is gone or was cut off, and with it the vectors of {len(damage[0][2])} pages"
+                f"{damage[0][0]} is missing or was cut off, and the vectors of {len(damage[0][2])} pages are lost"
                 + (f"; {len(damage) - 1} more files are damaged" if len(damage) > 1 else "")
-                + ". Call compute_similarity() again, as when the index was made, or index.add_samples(dataset): "
-                "either embeds the lost pages anew, and keeps the others"
+                + ". Repeat the call of compute_similarity() that made the index, or call index.add_samples(dataset): "
+                "either embeds the lost pages again, and keeps the others"
             )
 
     #
@@ -300,46 +321,46 @@ class LocalStore(VectorStore):
         return self.folder / "pages.sqlite"
 
     def _catalog(self):
-        with self._loading, self._reading() as database:
+        with self._catalog_lock, self._reading() as database:
             state = read_state(database)
             revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
-            known = self._cached
-            if known is None or known.revision != revision:
-                # While this transaction is open, no file that the table tells of goes.
+            catalog = self._cached
+            if catalog is None or catalog.revision != revision:
+                # Until this transaction ends, no file that the table refers to is deleted.
                 self._check_lengths(database, state)
-                if known is None or known.rewritten != rewritten:
-                    known = Catalog(0, 0, np.empty(0, "U24"), np.empty(0, "U24"), np.empty((0, 4), np.int64))
+                if catalog is None or catalog.rewritten != rewritten:
+                    catalog = Catalog(0, 0, np.empty(0, ID_DTYPE), np.empty(0, ID_DTYPE), np.empty((0, 4), np.int64))
 
-                last = known.places[-1, :2].tolist() if len(known.ids) else [-1, -1]
+                last = catalog.places[-1, :2].tolist() if len(catalog.ids) else [-1, -1]
                 rows = database.execute(
                     "SELECT id, sample_id, segment, page, start, tokens FROM pages "
                     "WHERE (segment, page) > (?, ?) ORDER BY segment, page",
                     last,
                 ).fetchall()
                 ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
-                # The files have grown.
+                # The files may have grown.
                 self._files.refresh()
-                self._cached = known = Catalog(
+                self._cached = catalog = Catalog(
                     revision,
                     rewritten,
-                    np.append(known.ids, np.array(ids, dtype="U24")),
-                    np.append(known.sample_ids, np.array(sample_ids, dtype="U24")),
-                    np.append(known.places, np.array(places, dtype=np.int64).T.reshape(-1, 4), axis=0),
+                    np.append(catalog.ids, np.array(ids, dtype=ID_DTYPE)),
+                    np.append(catalog.sample_ids, np.array(sample_ids, dtype=ID_DTYPE)),
+                    np.append(catalog.places, np.array(places, dtype=np.int64).T.reshape(-1, 4), axis=0),
                 )
-        return known
+        return catalog
 
     @contextlib.contextmanager
     def _reading(self):
-        # A connection for each use: the App's server asks from several threads.
+        # A connection for each use: the App's server reads from several threads.
         path = self._database if self._database.exists() else ":memory:"
         with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
-            # All that is read is of one moment.
+            # One transaction, so that all reads see one state.
             database.execute("BEGIN")
             if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
                 yield database
                 return
 
-        # There is no index yet, or not more of one than a full disk left.
+        # There is no index yet, or creating it failed, for instance on a full disk.
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
             for statement in SCHEMA:
                 database.execute(statement)
@@ -356,7 +377,7 @@ class LocalStore(VectorStore):
                     database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
                 yield database
             except BaseException:
-                # On some errors, SQLite has done so itself.
+                # On some errors, SQLite has rolled back itself.
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise

@@ -1,9 +1,13 @@
-"""The SQLite table of what is where in the files of a local store, and what a process remembers of it."""
+"""The SQLite table of the places of pages in a local store's files, and its copy in memory."""
 
 import functools
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from .vector_files import Place
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
@@ -15,9 +19,9 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class Catalog:
-    """The pages of the index at one revision, in the order in which their vectors lie, which is that of their adding.
+    """A copy of the table at one revision, sorted by place, which is the order in which the pages were added.
 
-    While ``rewritten`` stays, pages only come behind those that are there.
+    As long as ``rewritten`` stays the same, pages were only appended.
     """
 
     revision: int
@@ -30,17 +34,17 @@ class Catalog:
     def _order(self):
         return np.argsort(self.ids)
 
-    def rows(self, ids):
-        """Returns the row of each id, -1 for those that are not there."""
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """Returns the row of each id, -1 for ids that are not in the index."""
         if not len(self.ids) or not len(ids):
             return np.full(len(ids), -1)
 
-        at = np.searchsorted(self.ids, ids, sorter=self._order)
-        found = self._order[np.minimum(at, len(self.ids) - 1)]
+        positions = np.searchsorted(self.ids, ids, sorter=self._order)
+        found = self._order[np.minimum(positions, len(self.ids) - 1)]
         return np.where(self.ids[found] == np.asarray(ids), found, -1)
 
-    def rows_of_present(self, ids):
-        """Returns the row of each id, and raises a ``KeyError`` for one that is not there."""
+    def rows_of_present(self, ids: Sequence[str]) -> np.ndarray:
+        """Returns the row of each id, and raises a ``KeyError`` for an id that is not in the index."""
         rows = self.rows(ids)
         if (rows < 0).any():
             raise KeyError(f"{ids[int(np.argmin(rows))]} is not in the index")
@@ -48,13 +52,13 @@ class Catalog:
         return rows
 
 
-def columns(database):
-    """Returns the names of the table's columns. Tables of before there were checksums have none for them."""
+def columns(database: sqlite3.Connection) -> set[str]:
+    """Returns the names of the table's columns. Tables of older versions lack ``checksum``."""
     return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
 
 
-def insert_rows(database, pages):
-    """Writes pages: tuples of the id, the sample id, the place and the checksum."""
+def insert_rows(database: sqlite3.Connection, pages: Iterable[tuple[str, str, Place, int | None]]) -> None:
+    """Inserts or replaces pages, given as tuples of the id, the sample id, the place and the checksum."""
     rows = [(*of_page, *place, checksum) for *of_page, place, checksum in pages]
     database.executemany(
         "INSERT OR REPLACE INTO pages (id, sample_id, segment, page, start, tokens, checksum) "
@@ -63,8 +67,8 @@ def insert_rows(database, pages):
     )
 
 
-def segment_ends(database):
-    """Yields each segment, its last page, and the row at which that page ends, by one look into the table for each."""
+def segment_ends(database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
+    """Yields each segment, its last page, and the row at which that page ends. Each takes one indexed query."""
     row = (2**62,)
     while row is not None:
         row = database.execute(
@@ -76,28 +80,28 @@ def segment_ends(database):
             yield row
 
 
-def read_state(database):
-    """Returns the dict of the index's numbers: its dimensions, its revision, the segment that is being filled."""
+def read_state(database: sqlite3.Connection) -> dict[str, int]:
+    """Returns the state of the index, a dict of its dimensions, its revision and its current segment."""
     return dict(database.execute("SELECT name, value FROM state"))
 
 
-def read_dims(database):
-    """Returns the dimensions of single and of multi-vectors, ``(None, None)`` while there are none."""
+def read_dims(database: sqlite3.Connection) -> tuple[int | None, int | None]:
+    """Returns the dimensions of single vectors and of multi-vectors, ``(None, None)`` for an empty index."""
     state = read_state(database)
     return state.get("single_dim"), state.get("multi_dim")
 
 
-def write_state(database, state):
-    """Stores the dict of the index's numbers as that of the next revision."""
+def write_state(database: sqlite3.Connection, state: dict[str, int]) -> None:
+    """Stores the state of the index as that of the next revision."""
     state = state | {"revision": state.get("revision", 0) + 1}
     database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
 
 
-def check_dims(there, given):
-    """Raises a ``ValueError`` where vectors have other dimensions than those in the index."""
-    if there != given:
+def check_dims(stored: dict[str, int], given: dict[str, int]) -> None:
+    """Raises a ``ValueError`` if vectors do not have the index's dimensions."""
+    if stored != given:
         raise ValueError(
-            f"The index has single vectors of {there['single_dim']} dimensions and multi-vectors of "
-            f"{there['multi_dim']}, and was given {given['single_dim']} and {given['multi_dim']}: they are another "
-            "model's, or truncated otherwise"
+            f"The index has single vectors of {stored['single_dim']} dimensions and multi-vectors of "
+            f"{stored['multi_dim']}, and was given {given['single_dim']} and {given['multi_dim']}: use the model and "
+            "the truncate_dim that the index was made with"
         )

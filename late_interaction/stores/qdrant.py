@@ -1,16 +1,23 @@
-"""The vectors of an index in Qdrant, for more pages than one machine holds.
+"""A store in Qdrant, for more pages than one machine holds.
 
-Qdrant compares multi-vectors itself (MaxSim), on each shard: single vectors choose candidates, over an HNSW graph, and
-late interaction ranks them.
+Qdrant ranks pages on each shard: single vectors choose candidates by an HNSW graph, and MaxSim over multi-vectors ranks
+them.
 """
 
 import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import VectorStore
+from ...integration.optional import import_optional
+from .base import ID_DTYPE, VectorStore
 
-# Of full pages, 200 KB each.
+if TYPE_CHECKING:
+    from ...engine.embeddings import Embeddings
+    from ..query import Query
+
+# Pages in one request. Full pages have 200 KB each.
 _PAGES_AT_ONCE = 32
 _IDS_AT_ONCE = 1000
 
@@ -19,14 +26,13 @@ class QdrantStore(VectorStore):
     """A collection of a Qdrant server.
 
     Args:
-        uri: the server's URL, or, to try it without a server, a folder for qdrant-client's local mode
-        name: the name of the collection, which is made when the first page is added
+        uri: the server's URL, or a folder for qdrant-client's local mode, which needs no server
+        name: the name of the collection, which is created when the first page is added
         api_key (None): the server's key
     """
 
-    def __init__(self, uri, name, api_key=None):
-        import qdrant_client
-
+    def __init__(self, uri: str, name: str, api_key: str | None = None) -> None:
+        qdrant_client = import_optional("qdrant_client", "qdrant", "store='qdrant'")
         self._models = qdrant_client.models
         self.name = name
         if "://" in uri:
@@ -34,54 +40,54 @@ class QdrantStore(VectorStore):
         else:
             self._client = qdrant_client.QdrantClient(path=uri)
 
-    def create(self):
-        """Does nothing: the collection is made when the dimensions of its vectors are known."""
+    def create(self) -> None:
+        """Does nothing: the collection is created with the first page, whose vectors tell the dimensions."""
 
-    def check(self):
-        """Does nothing: an index without pages has no collection."""
+    def check(self) -> None:
+        """Does nothing: an empty index has no collection, so a missing one is no error."""
 
-    def repair(self):
-        """Does nothing: Qdrant keeps its own files."""
+    def repair(self) -> None:
+        """Does nothing: Qdrant repairs its own files."""
 
-    def damaged(self):
+    def damaged(self) -> list[str]:
         """Returns an empty list: Qdrant checks its own files."""
         return []
 
-    def size(self):
+    def size(self) -> int:
         return self._client.count(self.name).count if self._exists() else 0
 
-    def dims(self):
+    def dims(self) -> tuple[int | None, int | None]:
         if not self._exists():
             return None, None
 
         vectors = self._client.get_collection(self.name).config.params.vectors
         return vectors["single"].size, vectors["multi"].size
 
-    def ids(self):
-        """Returns ``None``: there may be too many to list."""
+    def ids(self) -> None:
+        """Returns ``None``: there may be too many pages to list often."""
         return None
 
-    def list_ids(self):
+    def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
         found, offset = [], None
         while self._exists():
             points, offset = self._client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
             found += [(point.payload["id"], point.payload["sample_id"]) for point in points]
             if offset is None:
                 break
-        ids, of_samples = zip(*found, strict=True) if found else ((), ())
-        return np.array(ids, dtype="U24"), np.array(of_samples, dtype="U24")
+        ids, sample_ids = zip(*found, strict=True) if found else ((), ())
+        return np.array(ids, dtype=ID_DTYPE), np.array(sample_ids, dtype=ID_DTYPE)
 
-    def missing(self, ids):
+    def missing(self, ids: Sequence[str]) -> list[str]:
         if not self._exists():
             return list(ids)
 
-        found = set()
+        found: set[str] = set()
         for part in _parts(ids, _IDS_AT_ONCE):
             points = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_payload=False)
             found.update(str(uuid.UUID(str(point.id))) for point in points)
         return [page_id for page_id in ids if _point(page_id) not in found]
 
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         if not self._exists():
             self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
 
@@ -96,17 +102,17 @@ class QdrantStore(VectorStore):
             ]
             self._client.upsert(self.name, points)
 
-    def remove(self, ids):
+    def remove(self, ids: Sequence[str]) -> None:
         if self._exists():
             for part in _parts(ids, _IDS_AT_ONCE):
                 self._client.delete(self.name, self._models.PointIdsList(points=[_point(page_id) for page_id in part]))
 
-    def single(self, ids):
+    def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         points = self._points(ids, "single")
         vectors = np.array([point.vector["single"] for point in points], dtype=np.float32)
         return vectors, [point.payload["sample_id"] for point in points]
 
-    def multi(self, ids):
+    def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
         return [np.array(point.vector["multi"], dtype=np.float32) for point in self._points(ids, "multi")]
 
     def _points(self, ids, kind):
@@ -116,32 +122,40 @@ class QdrantStore(VectorStore):
             points.update({point.payload["id"]: point for point in found})
         return [points[page_id] for page_id in ids]
 
-    def search(self, query, k=None, candidates=None, ids=None, reverse=False):
+    def search(
+        self,
+        query: "Query",
+        k: int | None = None,
+        candidates: int | None = None,
+        ids: Sequence[str] | None = None,
+        reverse: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = self.size()
         k = size if k is None else k
         if not size or not k or (ids is not None and not len(ids)):
             return np.array([]), np.array([]), np.array([])
 
         models = self._models
-        within = None
+        id_filter = None
         if ids is not None:
-            within = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
+            id_filter = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
         if query.multi is None:
+            assert query.single is not None
             search = {"query": query.single.tolist(), "using": "single"}
         else:
             search = {"query": query.multi.tolist(), "using": "multi"}
             if candidates is not None and query.single is not None and max(candidates, k) < size:
                 search["prefetch"] = models.Prefetch(
-                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=within
+                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=id_filter
                 )
-        found = self._client.query_points(self.name, limit=k, query_filter=within, **search).points
+        found = self._client.query_points(self.name, limit=k, query_filter=id_filter, **search).points
         return (
             np.array([point.payload["id"] for point in found]),
             np.array([point.payload["sample_id"] for point in found]),
             np.array([point.score for point in found]),
         )
 
-    def drop(self):
+    def drop(self) -> None:
         """Deletes the collection."""
         self._client.delete_collection(self.name)
 
@@ -164,7 +178,7 @@ class QdrantStore(VectorStore):
                     distance=models.Distance.DOT,
                     datatype=models.Datatype.FLOAT16,
                     on_disk=True,
-                    # Candidates are compared one by one: a graph of single tokens would cost much and serve nothing.
+                    # No HNSW graph of multi-vectors, which would be large: candidates are compared one by one.
                     hnsw_config=models.HnswConfigDiff(m=0),
                     multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
                 ),
@@ -173,7 +187,7 @@ class QdrantStore(VectorStore):
 
 
 def _point(page_id):
-    """A point's id, which Qdrant wants to be a UUID, from one of FiftyOne's 24 hexadecimal digits."""
+    """Converts a page's id, 24 hexadecimal digits, to a point's id, a UUID as Qdrant requires."""
     return str(uuid.UUID(page_id.rjust(32, "0")))
 
 

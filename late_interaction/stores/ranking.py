@@ -1,7 +1,7 @@
-"""Scores of a query with pages in files: a few pages at a time, in the processor's cache, by several threads.
+"""Scores pages in files against a query, in several threads, in blocks of pages that fit into the processor's cache.
 
-This is what makes a search several times faster than by way of a database of vectors, and twice as fast as one product
-with all pages in memory, see ``benchmarks/search.py``.
+That makes a search several times faster than a vector database's, and twice as fast as one matrix product with all
+pages in memory, see ``benchmarks/search.py``.
 """
 
 import functools
@@ -12,19 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from .vector_files import SCALE_COLUMNS, scales_of
+from .vector_files import SCALE_COLUMNS, VectorFiles, scales_of
 
-# Similarities of one product, and the tokens of pages in it: what stays in a processor's cache.
+# Similarities in one matrix product, and page tokens in it, so that they stay in the processor's cache.
 _SIMILARITIES_AT_ONCE = 2**22
 _TOKENS_AT_ONCE = 3072
 _QUERY_ROWS_AT_ONCE = 1024
 _SINGLES_AT_ONCE = 256
 
-# The parts of a search that a thread takes, one after the other.
+# Parts of a search per thread, so that threads that are done early take further ones.
 _PARTS_PER_THREAD = 4
 
 
-def single_scores(files, query, places):
+def single_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Compares a vector with the single vectors of pages.
 
     Args:
@@ -33,27 +33,27 @@ def single_scores(files, query, places):
         places: an int64 array ``(pages, 4)``, in the order of the files
 
     Returns:
-        a float32 array ``(pages,)``, their products
+        a float32 array ``(pages,)`` of dot products
     """
-    query = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+    vector = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
 
     def score(places):
         scores = torch.empty(len(places))
-        floats = torch.empty(_SINGLES_AT_ONCE, len(query))
-        halves = torch.empty(_SINGLES_AT_ONCE, len(query), dtype=torch.float16)
+        floats = torch.empty(_SINGLES_AT_ONCE, len(vector))
+        halves = torch.empty(_SINGLES_AT_ONCE, len(vector), dtype=torch.float16)
         for segment, start, stop in _runs(places[:, 0]):
-            singles = _tensor(files.singles(segment, len(query)))
-            for at in range(start, stop, _SINGLES_AT_ONCE):
-                pages = torch.from_numpy(places[at : min(at + _SINGLES_AT_ONCE, stop), 1].copy())
+            singles = _tensor(files.singles(segment, len(vector)))
+            for first in range(start, stop, _SINGLES_AT_ONCE):
+                pages = torch.from_numpy(places[first : min(first + _SINGLES_AT_ONCE, stop), 1].copy())
                 chosen = torch.index_select(singles, 0, pages, out=halves[: len(pages)])
-                torch.mv(floats[: len(pages)].copy_(chosen), query, out=scores[at : at + len(pages)])
+                torch.mv(floats[: len(pages)].copy_(chosen), vector, out=scores[first : first + len(pages)])
         return scores.numpy()
 
     return _in_threads(score, places)
 
 
-def maxsim_scores(files, query, places):
-    """Compares a multi-vector with those of pages.
+def maxsim_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Compares a multi-vector with the multi-vectors of pages.
 
     Args:
         files: the :class:`late_interaction.stores.vector_files.VectorFiles`
@@ -61,12 +61,12 @@ def maxsim_scores(files, query, places):
         places: an int64 array ``(pages, 4)``, in the order of the files
 
     Returns:
-        a float32 array ``(pages,)``: the sums, over the query's rows, of the largest product with a row of the page
+        a float32 array ``(pages,)``: the sums, over the query's rows, of the largest dot product with a row of the page
     """
     dim, head = query.shape[1], SCALE_COLUMNS[files.dtype]
-    # Rows are read as they lie in the file, what is before their values too, which the query's zeros drop.
-    query = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
-    parts = query.split(_QUERY_ROWS_AT_ONCE)
+    # Rows are read with the scale columns before their values. Zeros in the query cancel these columns.
+    padded = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
+    parts = padded.split(_QUERY_ROWS_AT_ONCE)
     at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(parts[0])))
 
     def score(places):
@@ -94,24 +94,24 @@ def maxsim_scores(files, query, places):
 
 @functools.cache
 def _threads():
-    # One thread of torch in each. For products as thin as those with a query, several threads at one cost more to wake
-    # than they bring.
+    # Each thread runs torch single-threaded: products with a query are so thin that waking torch's threads costs more
+    # than it saves.
     count = torch.get_num_threads()
     started = threading.Barrier(count)
     threads = ThreadPoolExecutor(count, "late-interaction", lambda: torch.set_num_threads(1))
     list(threads.map(lambda _: started.wait(), range(count)))
-    # Each thread keeps its own number, but what the last one said would be that of all threads to come.
+    # Each thread keeps its own setting, but the last one set is the default of all threads that start later.
     torch.set_num_threads(count)
     return threads
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked process has none of these threads.
+    # A forked process does not have these threads.
     os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def _in_threads(score, places):
-    """Scores pages in several threads: ``score`` takes their places, and returns an array."""
+    """Scores pages in several threads, by a function of their places that returns an array."""
     threads = _threads()
     parts = np.array_split(places, max(1, min(len(places), threads._max_workers * _PARTS_PER_THREAD)))
     return np.concatenate(list(threads.map(score, parts)))
@@ -130,7 +130,7 @@ def _runs(values):
 
 
 def _blocks(lengths, at_once):
-    """Yields the start and the stop of runs of pages of about as many tokens, at least one page each."""
+    """Yields the start and the stop of blocks of at most ``at_once`` tokens, at least one page each."""
     start, tokens = 0, 0
     for i, length in enumerate(lengths):
         if tokens and tokens + length > at_once:

@@ -337,7 +337,7 @@ def test_what_is_no_regular_file_is_reported_and_not_waited_for(load, folder):
     dataset = load()
     assert pages_of(dataset) == [("z.pdf", 1)]
     found = {skipped["document"]: skipped["reason"] for skipped in dataset.info["skipped"]}
-    assert found == dict.fromkeys(("pipe.pdf", "pipe.png", "pipe.tif"), "it is no regular file")
+    assert found == dict.fromkeys(("pipe.pdf", "pipe.png", "pipe.tif"), "it is not a regular file")
 
 
 def test_a_page_that_fails_costs_only_itself(load, folder, caplog):
@@ -514,7 +514,7 @@ def test_without_pypdfium2_the_error_says_what_to_install(load, folder, monkeypa
     assert len(load("test-images")) == 1
 
     write_pdf(folder / "a.pdf", [Page()])
-    with pytest.raises(ImportError, match="pip install pypdfium2"):
+    with pytest.raises(ImportError, match="pip install 'pypdfium2>=4.30,<6'"):
         load("test-pdfs")
     assert not fo.dataset_exists("test-pdfs")
 
