@@ -31,7 +31,7 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
 
     Args:
         directory: where the training's state is kept
-        towers: the :class:`engine.backbone.Towers` to train, in place
+        towers: the :class:`engine.towers.Towers` to train, in place
         processor: the :class:`engine.processing.Processor`
         end_token: the id of the token that ends a caption
         matryoshka_dims: the dimensions at which single vectors must be good

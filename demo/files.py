@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
 
-from ..engine.backbone import Towers
 from ..engine.checkpoint import ADAPTERS, WEIGHT_INDEX
+from ..engine.towers import Towers
 from ..finetuning.files import adapter_tensors, read_adapter_config, write_adapters, write_json
 
 # The checkpoint that the package carries. Its settings, but for the sizes, are the pattern for new ones.
@@ -136,7 +136,7 @@ def write_new_adapters(directory, towers, tasks, rank, seed):
 
     Args:
         directory: the directory of the adapters
-        towers: the :class:`engine.backbone.Towers` that they are for
+        towers: the :class:`engine.towers.Towers` that they are for
         tasks: the tasks' names
         rank: the adapters' rank
         seed: the seed of their first halves; the second are zero

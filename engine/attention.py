@@ -7,47 +7,18 @@ few calls.
 
 import functools
 import inspect
-import itertools
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from .devices import to_device
 from .elementwise import rotate
 from .kernels import causal_stages, fuses, plain_only
+from .packing import Packing
 
 _HALF = (torch.bfloat16, torch.float16)
 
 # The most bytes of attention scores in one call. Metal aborts the process at a buffer of 4 GiB.
 _SCORE_BYTES = {"mps": 2**31}
-
-
-class Packing:
-    """The boundaries of the sequences in a pack.
-
-    Args:
-        lengths: the number of tokens of each sequence, in order
-        device: the pack's device
-    """
-
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        self.lengths, self._device = lengths, device
-        self.longest = max(lengths)
-
-    @functools.cached_property
-    def offsets(self) -> torch.Tensor:
-        """The start of each sequence, and the end of the last, an int32 tensor ``(sequences + 1,)``."""
-        starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
-        return to_device(starts, self._device)
-
-    def runs(self) -> Iterator[tuple[slice, int]]:
-        """Yields runs of consecutive sequences of equal length: the slice of their tokens, and their number."""
-        start = 0
-        for length, neighbours in itertools.groupby(self.lengths):
-            count = len(list(neighbours))
-            yield slice(start, start + count * length), count
-            start += count * length
 
 
 def rotate_and_attend(

@@ -14,32 +14,24 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from .attention import Packing
 from .decoder import Decoder
-from .devices import exact_float32, free_cache, join_on_device, residual_dtype
+from .devices import exact_float32, free_cache, residual_dtype
 from .graphs import GraphedDecoder, wants_graphs
 from .images import ImageSettings, patchify
+from .packing import Packing
 from .processing import Tokens
+from .towers import Towers
+from .transfers import join_on_device
 from .vision import VisionTower
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import Qwen2_5_VLModel
 
 # Tokens per forward pass. On a CPU, larger batches are not faster.
 _TOKEN_BUDGETS = {"mps": 4096, "cpu": 2048}
 
 # On a GPU, 21 full pages take 3 GB. With twice as many, an H200 is 2% faster.
 _GPU_TOKEN_BUDGET, _LARGE_GPU_TOKEN_BUDGET, _LARGE_GPU = 16384, 32768, 40 * 10**9
-
-
-class Towers(nn.Module):
-    """The module that the adapters were trained on. Adapter tensors are named after its two attributes."""
-
-    def __init__(self, model: "Qwen2_5_VLModel", multi_vector_projector: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.multi_vector_projector = multi_vector_projector
 
 
 class Backbone(nn.Module):

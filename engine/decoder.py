@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from .adapted import AdaptedLinear, adapted_linear
-from .attention import Packing, rotate_and_attend
+from .attention import rotate_and_attend
 from .elementwise import Residual, silu_mul
 from .kernels import fuses
+from .packing import Packing
 
 if TYPE_CHECKING:
-    from .backbone import Towers
+    from .towers import Towers
 
 
 class Decoder:
@@ -19,7 +20,7 @@ class Decoder:
     Takes ownership of the modules' weights; the modules cannot run afterwards.
 
     Args:
-        towers: the :class:`engine.backbone.Towers`, with PEFT's adapters
+        towers: the :class:`engine.towers.Towers`, with PEFT's adapters
         int8 (False): whether to round the layers' weights to 8 bits
     """
 
@@ -58,7 +59,7 @@ class Decoder:
             embedded: a tensor ``(tokens, hidden)`` of the type that :func:`engine.devices.residual_dtype` returns. It
                 is overwritten
             positions: an int64 tensor ``(3, tokens)``: time, height, width
-            packing: the :class:`engine.attention.Packing`
+            packing: the :class:`engine.packing.Packing`
 
         Returns:
             the hidden states after the final norm, a tensor ``(tokens, hidden)``, and their projections, a tensor

@@ -17,7 +17,7 @@ from .arguments import check_choice
 from .backbone import Backbone
 from .batches import plan_batches
 from .checkpoint import read_config, resolve
-from .devices import resolve_device, resolve_dtype, to_host
+from .devices import resolve_device, resolve_dtype
 from .embeddings import Embeddings
 from .image_batch import ResizedImage
 from .images import ImageSource, is_one_image, resize_image
@@ -28,6 +28,7 @@ from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor
 from .sharing import shared_adapters, shared_backbone
 from .text_cache import TextCache
+from .transfers import to_host
 
 # Inputs that are prepared, and sorted by length, at a time. Fewer for images that threads prepare ahead: two such
 # windows are in memory, and the GPU waits for the first.

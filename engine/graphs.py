@@ -9,9 +9,9 @@ import os
 
 import torch
 
-from .attention import Packing
 from .decoder import Decoder
-from .devices import to_device
+from .packing import Packing
+from .transfers import to_device
 
 CUDA_GRAPHS = "JINA_V4_CUDA_GRAPHS"
 
@@ -44,7 +44,7 @@ class GraphedDecoder:
         """Whether a pack is small enough for a graph.
 
         Args:
-            packing: a :class:`engine.attention.Packing`
+            packing: a :class:`engine.packing.Packing`
         """
         return sum(packing.lengths) <= _SIZES[-1] and len(packing.lengths) < _TEXTS
 

@@ -135,7 +135,7 @@ def causal_stages(device: torch.device) -> int:
     Returns:
         the ``stages`` of :func:`engine.triton_kernels.attend_causally`, or 0 if that kernel is unavailable or wrong
     """
-    from .attention import Packing
+    from .packing import Packing
     from .triton_kernels import attend_causally
 
     # The real model's head sizes, so that the compiled kernel is reused.

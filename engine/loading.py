@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from .backbone import Backbone, Towers
+from .backbone import Backbone
 from .checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -26,6 +26,7 @@ from .checkpoint import (
 )
 from .safetensors_files import Shape, check_shapes, open_safetensors, read_shapes
 from .schema import ADAPTER, CONFIG, rope_parameters
+from .towers import Towers
 
 if TYPE_CHECKING:
     from peft import PeftModel

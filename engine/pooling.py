@@ -10,7 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch.nn.functional import normalize
 
-from .devices import exact_float32, to_device
+from .devices import exact_float32
+from .transfers import to_device
 
 POOLING_STRATEGIES = ("mean", "max")
 

@@ -11,7 +11,7 @@ import triton
 from triton import language as tl
 
 if TYPE_CHECKING:
-    from .attention import Packing
+    from .packing import Packing
 
 # Columns per program of silu_mul.
 _COLUMNS = 4096
@@ -113,7 +113,7 @@ def attend_causally(
         key_heads: the number of heads of the keys, and of the values
         cos: a contiguous tensor ``(tokens, head_dim / 2)``
         sin: a tensor like ``cos``
-        packing: the :class:`engine.attention.Packing`
+        packing: the :class:`engine.packing.Packing`
         out: the tensor ``(tokens, heads * head_dim)`` to write to
         stages: the number of pipeline stages: blocks of keys and values that are in shared memory at a time
     """

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, pad
 
-from .attention import Packing, rotate_and_attend
-from .devices import residual_dtype, to_device
+from .attention import rotate_and_attend
+from .devices import residual_dtype
 from .elementwise import Residual, silu_mul
 from .linear import make_linear, take_weights
+from .packing import Packing
+from .transfers import to_device
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
@@ -43,8 +45,8 @@ class Layout:
         cos: a float32 tensor ``(patches, head_dim / 2)``: the cosines of the rotary angles, in the tower's order. The
             first half of the angles encodes a patch's row in its image, the second half its column
         sin: a tensor like ``cos``: the sines
-        windows: the :class:`engine.attention.Packing` of the windows
-        images: the :class:`engine.attention.Packing` of the images
+        windows: the :class:`engine.packing.Packing` of the windows
+        images: the :class:`engine.packing.Packing` of the images
     """
 
     order: torch.Tensor

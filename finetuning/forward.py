@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from ..engine.images import ImageSettings, patchify
 
 if TYPE_CHECKING:
-    from ..engine.backbone import Towers
     from ..engine.processing import Tokens
+    from ..engine.towers import Towers
 
 
 @dataclass
@@ -41,7 +41,7 @@ def visual_tokens(towers: "Towers", batch: "Sequence[Tokens]", image_settings: I
     """Runs the vision tower.
 
     Args:
-        towers: a :class:`engine.backbone.Towers`
+        towers: a :class:`engine.towers.Towers`
         batch: a list of N :class:`engine.processing.Tokens` of images
         image_settings: the :class:`engine.images.ImageSettings`
 
@@ -59,7 +59,7 @@ def embed(towers: "Towers", batch: "Sequence[Tokens]", visual: Sequence[torch.Te
     """Runs the language model and the projector.
 
     Args:
-        towers: a :class:`engine.backbone.Towers`
+        towers: a :class:`engine.towers.Towers`
         batch: a list of N :class:`engine.processing.Tokens`
         visual (None): for images, a list of the outputs of :func:`visual_tokens`
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from jina_embeddings_v4.engine import attention
-from jina_embeddings_v4.engine.attention import Packing, attend, attend_in_parts
+from jina_embeddings_v4.engine.attention import attend, attend_in_parts
 from jina_embeddings_v4.engine.elementwise import rotate
+from jina_embeddings_v4.engine.packing import Packing
 from torch.nn.functional import scaled_dot_product_attention
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from jina_embeddings_v4.engine import graphs
-from jina_embeddings_v4.engine.attention import Packing
 from jina_embeddings_v4.engine.graphs import GraphedDecoder
 from jina_embeddings_v4.engine.loading import load_backbone
+from jina_embeddings_v4.engine.packing import Packing
 from jina_embeddings_v4.engine.processing import Processor
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

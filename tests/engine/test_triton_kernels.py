@@ -3,9 +3,10 @@
 import pytest
 import torch
 from jina_embeddings_v4.engine import attention, decoder, elementwise, kernels
-from jina_embeddings_v4.engine.attention import Packing, rotate_and_attend
+from jina_embeddings_v4.engine.attention import rotate_and_attend
 from jina_embeddings_v4.engine.elementwise import Residual, rotate, silu_mul
 from jina_embeddings_v4.engine.loading import load_backbone
+from jina_embeddings_v4.engine.packing import Packing
 from jina_embeddings_v4.engine.processing import Processor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 

@@ -1,0 +1,36 @@
+"""Packs of sequences, which lie end to end without padding."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from .transfers import to_device
+
+
+class Packing:
+    """The boundaries of the sequences in a pack.
+
+    Args:
+        lengths: the number of tokens of each sequence, in order
+        device: the pack's device
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths, self._device = lengths, device
+        self.longest = max(lengths)
+
+    @functools.cached_property
+    def offsets(self) -> torch.Tensor:
+        """The start of each sequence, and the end of the last, an int32 tensor ``(sequences + 1,)``."""
+        starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
+        return to_device(starts, self._device)
+
+    def runs(self) -> Iterator[tuple[slice, int]]:
+        """Yields runs of consecutive sequences of equal length: the slice of their tokens, and their number."""
+        start = 0
+        for length, neighbours in itertools.groupby(self.lengths):
+            count = len(list(neighbours))
+            yield slice(start, start + count * length), count
+            start += count * length
