@@ -5,8 +5,12 @@ requirements. So it imports nothing at its top that a plain FiftyOne installatio
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from .integration.seams import LOAD_ZOO_MODEL, be_the_package, fiftyone_argument
+
+if TYPE_CHECKING:
+    from .zoo import JinaV4
 
 __version__ = "0.1.0"
 
@@ -14,7 +18,7 @@ DEMO_MODEL = "jina-embeddings-v4-demo"
 DEMO_CHECKPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo", "checkpoint")
 
 
-def download_model(model_name, model_path):
+def download_model(model_name: str, model_path: str) -> None:
     """Fetches the model's weights.
 
     They go to the Hugging Face cache, shared with other tools and kept when this source is registered anew. What is
@@ -28,14 +32,14 @@ def download_model(model_name, model_path):
 
     from .integration.config import JinaV4Config
 
-    # The arguments of the model that is being loaded. A wrong one must not wait for gigabytes to arrive, and a model
-    # from a checkpoint of the person's own needs no other weights.
+    # The arguments of the model that is being loaded. A wrong one is told before gigabytes are downloaded, and a model
+    # with a checkpoint of the person's own needs no other weights.
     config = JinaV4Config(fiftyone_argument(LOAD_ZOO_MODEL, "kwargs", default={}))
     if config.checkpoint is None:
         _fetch(model_name, model_path)
 
 
-def load_model(model_name, model_path, **kwargs):
+def load_model(model_name: str, model_path: str, **kwargs: Any) -> "JinaV4":
     """Loads the model.
 
     Args:
@@ -56,7 +60,7 @@ def load_model(model_name, model_path, **kwargs):
     return JinaV4(config)
 
 
-def resolve_input(model_name, ctx):
+def resolve_input(model_name: str, ctx: Any) -> Any:
     """Defines the model's form in the FiftyOne App.
 
     Args:
@@ -71,7 +75,7 @@ def resolve_input(model_name, ctx):
     return build_form(DEMO_CHECKPOINT if model_name == DEMO_MODEL else None)
 
 
-def parse_parameters(model_name, ctx, params):
+def parse_parameters(model_name: str, ctx: Any, params: dict) -> None:
     """Turns what the form holds into arguments of :func:`load_model`, in place.
 
     Args:
@@ -84,7 +88,7 @@ def parse_parameters(model_name, ctx, params):
     parse_form(params)
 
 
-def register(plugin):
+def register(plugin: Any) -> None:
     """Registers the operators for the FiftyOne App, where this repository is installed as a plugin.
 
     Args:
@@ -109,7 +113,7 @@ def _require_packages(model_name):
 
 
 def _fetch(model_name, model_path):
-    """Makes sure of the weights, and writes where they are last, so that a download that was cut off left no trace."""
+    """Downloads the weights where they are missing, and writes where they are once all have arrived."""
     import json
     import logging
 
@@ -131,7 +135,7 @@ def _fetch(model_name, model_path):
 
 
 def _downloaded(model_path):
-    """Reads where the weights are, or returns ``None`` where they are no longer, or not all of them."""
+    """Returns the directory of the weights, or ``None`` where a file of them is missing."""
     import json
 
     from .engine.checkpoint import check_files

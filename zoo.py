@@ -11,8 +11,10 @@ import torch
 from fiftyone.core.collections import SampleCollection
 
 from .engine.checkpoint import resolve
-from .engine.encoder import Embeddings, Encoder
-from .engine.images import ImageBatch, is_one_image
+from .engine.embeddings import Embeddings
+from .engine.encoder import Encoder
+from .engine.image_batch import ImageBatch
+from .engine.images import is_one_image
 from .engine.pooling import pool_multi_vectors
 from .engine.scoring import TokenSet, class_logits, maxsim
 from .integration.config import JinaV4Config, Settings
@@ -134,7 +136,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             :attr:`pooling_strategy`
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, naming it
+            engine.image_files.ImageError: if an image cannot be read, naming it
         """
         images = _as_list(images)
         batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)] or [[]]
@@ -155,7 +157,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             see :func:`jina_embeddings_v4.integration.encoding.embed_for_call`
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
+            engine.image_files.ImageError: if an image cannot be read, and failures are not to be skipped
         """
         return embed_for_call(self._embed_all, _as_list(images))
 
@@ -269,7 +271,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
 
         Returns:
             a tuple of the images, each that failed replaced by a :class:`integration.failures.FailedImage`, and
-            the :class:`engine.encoder.Embeddings` of the others, or with ``tasks`` a dict of them by task
+            the :class:`engine.embeddings.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
         return encode_images(self.encoder, _as_list(images), self.max_pixels, self.truncate_dim, tasks, skip_failures)
 
@@ -280,7 +282,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             prompts: a list of strings
 
         Returns:
-            :class:`engine.encoder.Embeddings`
+            :class:`engine.embeddings.Embeddings`
         """
         return self._encode_texts(prompts, self.query_prompt_name)
 

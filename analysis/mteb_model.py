@@ -39,7 +39,8 @@ from tqdm.auto import tqdm
 from ..engine.arguments import check_choice
 from ..engine.checkpoint import REPOSITORY, fingerprint
 from ..engine.encoder import Encoder
-from ..engine.images import ImageError, resize_image
+from ..engine.image_files import ImageError
+from ..engine.images import resize_image
 from ..engine.pooling import unit
 from ..engine.scoring import TokenSet, maxsim
 from ..integration.optional import optional_imports
@@ -189,7 +190,7 @@ class JinaV4Mteb(MultiVectorSearchEncoderWrapper):
         if not self.late_interaction:
             return _rows_of(embeddings1) @ _rows_of(embeddings2).T
 
-        queries = TokenSet(embeddings1, self.encoder.device)
+        queries = TokenSet(list(embeddings1), self.encoder.device)
         lengths = [len(document) for document in embeddings2]
         scores = torch.empty(len(queries), len(lengths))
         for group in _groups(lengths):

@@ -14,7 +14,7 @@ from ..integration.failures import FailedImage
 from ..integration.loading import load_images
 
 if TYPE_CHECKING:
-    from ..engine.encoder import Embeddings
+    from ..engine.embeddings import Embeddings
 
 _TEXTS_AT_ONCE = 64
 

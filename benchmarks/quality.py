@@ -103,7 +103,7 @@ def zero_shot(encoder, pages, embeddings, names, text_prompt="An image of:"):
     Args:
         encoder: an :class:`engine.encoder.Encoder`
         pages: the pages
-        embeddings: their :class:`engine.encoder.Embeddings`
+        embeddings: their :class:`engine.embeddings.Embeddings`
         names: a dict of the types' class names
     """
     classes = encoder.encode_texts([f"{text_prompt} {name}".strip() for name in names.values()], task="retrieval")

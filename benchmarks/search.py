@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
-from jina_embeddings_v4.engine.encoder import Embeddings, Encoder
+from jina_embeddings_v4.engine.embeddings import Embeddings
+from jina_embeddings_v4.engine.encoder import Encoder
 from jina_embeddings_v4.engine.pooling import unit
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores.local import LocalStore
@@ -143,7 +144,7 @@ def quality(folder):
         for row, query in zip(scores, queries, strict=True):
             asked = Query(None, query.single) if only_single else query
             found, _, values = store.search(asked, 10, candidates)
-            row[[int(one, 16) for one in found]] = values
+            row[[int(page, 16) for page in found]] = values
         return scores
 
     def fill(name, dtype="float16", pool_factor=1):

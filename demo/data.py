@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..engine.images import ResizedImage, resize_image
+from ..engine.image_batch import ResizedImage
+from ..engine.images import resize_image
 from .pages.documents import TYPES, Document, documents
 from .pages.phrases import caption, sample_query
 from .pages.rendering import draw_document

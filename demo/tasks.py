@@ -51,7 +51,7 @@ def text_matching_batches(processor, steps, workers=None):
                 )
                 for _ in range(2)
             )
-            grades = torch.tensor([[likeness(one, other) for other in facts] for one in facts])
+            grades = torch.tensor([[likeness(left, right) for right in facts] for left in facts])
             same = (grades == 1) & ~torch.eye(len(facts), dtype=torch.bool)
             yield Batch(queries, targets, same, grades)
 

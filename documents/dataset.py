@@ -13,7 +13,7 @@ import fiftyone.core.utils as fou
 
 from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
-from ..engine.images import load_image
+from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
 from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
 

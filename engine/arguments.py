@@ -1,9 +1,11 @@
-"""Checks of arguments, with errors that name the argument, its value and the allowed ones."""
+"""Checks of arguments. Errors name the argument, its value and the allowed values."""
 
 import numbers
+from collections.abc import Collection
+from typing import Any
 
 
-def check_integer(name, value, minimum, maximum=None, or_none=False):
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None, or_none: bool = False) -> None:
     """Checks that an argument is a whole number in a range.
 
     Args:
@@ -11,7 +13,7 @@ def check_integer(name, value, minimum, maximum=None, or_none=False):
         value: its value
         minimum: the smallest allowed value
         maximum (None): the largest allowed value
-        or_none (False): whether ``None`` is allowed, too
+        or_none (False): whether ``None`` is also allowed
 
     Raises:
         ValueError: naming the argument, its value and the range
@@ -26,11 +28,11 @@ def check_integer(name, value, minimum, maximum=None, or_none=False):
         raise ValueError(f"{name}={value!r} is not allowed: expected an integer of at least {minimum}{upper}{other}")
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Checks that an argument is one of a few values.
 
     Raises:
-        ValueError: naming the argument, its value and the allowed ones
+        ValueError: naming the argument, its value and the allowed values
     """
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)

@@ -1,12 +1,14 @@
-"""Attention over packed sequences: tokens of many sequences end to end, each of which attends to its own alone.
+"""Attention over packed sequences: the tokens of many sequences end to end. A token attends only to its own sequence.
 
-Nothing is padded, and no mask is built. Newer GPUs have a kernel for it. Elsewhere neighbours of equal length go
-through one call of PyTorch's attention, so that an image's windows, which are nearly all of one size, take few calls.
+Nothing is padded, and no mask is built. Newer GPUs have a kernel for packed sequences. Elsewhere, consecutive sequences
+of equal length go through one call of PyTorch's attention. An image's windows are nearly all of one size, so they take
+few calls.
 """
 
 import functools
 import inspect
 import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -17,30 +19,30 @@ from .kernels import causal_stages, fuses, plain_only
 
 _HALF = (torch.bfloat16, torch.float16)
 
-# The scores that Metal can hold in one buffer. From 4 GiB on it ends the process.
+# The most bytes of attention scores in one call. Metal aborts the process at a buffer of 4 GiB.
 _SCORE_BYTES = {"mps": 2**31}
 
 
 class Packing:
-    """Where the sequences of a pack lie.
+    """The boundaries of the sequences in a pack.
 
     Args:
-        lengths: the list of the sequences' numbers of tokens, in their order
-        device: where the pack is
+        lengths: the number of tokens of each sequence, in order
+        device: the pack's device
     """
 
-    def __init__(self, lengths, device):
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths, self._device = lengths, device
         self.longest = max(lengths)
 
     @functools.cached_property
-    def offsets(self):
-        """Where each sequence begins, and where the last one ends, an int32 tensor ``(sequences + 1,)``."""
+    def offsets(self) -> torch.Tensor:
+        """The start of each sequence, and the end of the last, an int32 tensor ``(sequences + 1,)``."""
         starts = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32)
         return to_device(starts, self._device)
 
-    def runs(self):
-        """Yields neighbours of equal length: the slice of their tokens, and how many they are."""
+    def runs(self) -> Iterator[tuple[slice, int]]:
+        """Yields runs of consecutive sequences of equal length: the slice of their tokens, and their number."""
         start = 0
         for length, neighbours in itertools.groupby(self.lengths):
             count = len(list(neighbours))
@@ -48,17 +50,25 @@ class Packing:
             start += count * length
 
 
-def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, out=None):
-    """Turns queries and keys by their positions, and lets the tokens of each sequence attend to each other.
+def rotate_and_attend(
+    vectors: torch.Tensor,
+    key_heads: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    packing: Packing,
+    is_causal: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rotates queries and keys by their positions, and computes attention within each sequence.
 
     Args:
-        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, of keys and of values. It
-            may be overwritten
-        key_heads: the number of heads of keys, and of values
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)``: the heads of queries, keys and values. May be
+            overwritten
+        key_heads: the number of heads of the keys, and of the values
         cos: a tensor ``(tokens, head_dim / 2)``, see :func:`engine.elementwise.rotate`
         sin: a tensor like ``cos``
         packing: the :class:`Packing`
-        is_causal (False): whether a token sees only those before it and itself
+        is_causal (False): whether a token attends only to itself and earlier tokens
         out (None): the tensor ``(tokens, heads * head_dim)`` to write to
 
     Returns:
@@ -76,15 +86,17 @@ def rotate_and_attend(vectors, key_heads, cos, sin, packing, is_causal=False, ou
     return attended if out is None else out.copy_(attended)
 
 
-def attend(query, key, value, packing, is_causal=False):
-    """Lets the tokens of each sequence attend to each other.
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, is_causal: bool = False
+) -> torch.Tensor:
+    """Computes attention within each sequence.
 
     Args:
         query: a tensor ``(tokens, heads, head_dim)``
-        key: a tensor ``(tokens, key_heads, head_dim)``. Each of its heads serves a group of ``heads / key_heads``
+        key: a tensor ``(tokens, key_heads, head_dim)``. Each head serves ``heads / key_heads`` query heads
         value: a tensor like ``key``
         packing: the :class:`Packing`
-        is_causal (False): whether a token sees only those before it and itself
+        is_causal (False): whether a token attends only to itself and earlier tokens
 
     Returns:
         a tensor ``(tokens, heads * head_dim)``
@@ -105,15 +117,21 @@ def attend(query, key, value, packing, is_causal=False):
     return attended.flatten(1)
 
 
-def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
-    """Calls PyTorch's attention on as many sequences, heads and query tokens at a time as a limit allows.
+def attend_in_parts(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_causal: bool = False,
+    score_bytes: int | None = None,
+) -> torch.Tensor:
+    """Calls PyTorch's attention on parts of the sequences, heads and query tokens that keep to a memory limit.
 
     Args:
         query: a tensor ``(sequences, heads, tokens, head_dim)``
         key: a tensor like ``query``
         value: a tensor like ``query``
-        is_causal (False): whether a token sees only those before it and itself
-        score_bytes (None): the bytes that the scores of one call may take, in float32. ``None``: any number
+        is_causal (False): whether a token attends only to itself and earlier tokens
+        score_bytes (None): the most bytes that the float32 scores of one call may take. ``None`` means no limit
 
     Returns:
         a tensor like ``query``
@@ -126,23 +144,24 @@ def attend_in_parts(query, key, value, is_causal=False, score_bytes=None):
     for dim, size, share in ((0, sequences, heads * tokens), (1, heads, tokens)):
         if size > 1:
             parts = (tensor.split(max(1, rows // share), dim) for tensor in (query, key, value))
-            return torch.cat([attend_in_parts(*part, is_causal, score_bytes) for part in zip(*parts, strict=True)], dim)
+            attended_parts = [attend_in_parts(q, k, v, is_causal, score_bytes) for q, k, v in zip(*parts, strict=True)]
+            return torch.cat(attended_parts, dim)
 
     attended, start = [], 0
     for part in query.split(max(1, rows), dim=2):
         stop = start + part.shape[2]
-        seen = stop if is_causal else tokens
+        visible = stop if is_causal else tokens
         mask = None
         if is_causal:
             mask = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
-        keys, values = key[:, :, :seen], value[:, :, :seen]
+        keys, values = key[:, :, :visible], value[:, :, :visible]
         attended.append(scaled_dot_product_attention(part, keys, values, attn_mask=mask))
         start = stop
     return torch.cat(attended, dim=2)
 
 
 def _own_kernel(vectors, key_heads, packing, is_causal):
-    """The kernel of our own that takes such vectors, or ``None``."""
+    """Returns our Triton kernel for such vectors, or ``None``."""
     if vectors.dtype not in _HALF or not fuses(vectors.device):
         return None
 
@@ -184,18 +203,18 @@ def _attend_in_one_call(query, key, value, packing, is_causal):
     from torch.nn.attention.varlen import varlen_attn
 
     longest = packing.longest
-    # A window that all of a sequence fits into. Without one, torch 2.14 goes to cuDNN on newer GPUs, which plans anew
-    # for each composition of a pack, and takes up to half a second for it.
+    # A window as long as the longest sequence. Without one, torch 2.14 uses cuDNN on newer GPUs, which compiles a plan
+    # for each new combination of lengths, in up to half a second.
     window = (-1, 0) if is_causal else (longest, longest)
-    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _names_groups() else {}
+    extra = {"enable_gqa": True} if query.shape[1] > key.shape[1] and _takes_enable_gqa() else {}
     return varlen_attn(
         query, key, value, packing.offsets, packing.offsets, longest, longest, window_size=window, **extra
     )
 
 
 @functools.cache
-def _names_groups():
-    """Whether torch wants to be told of heads that share keys, as it does from 2.14 on."""
+def _takes_enable_gqa():
+    """Whether grouped heads must be announced by ``enable_gqa``, as since torch 2.14."""
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -1,20 +1,22 @@
-"""Where the weights come from, and which files are trusted.
+"""Finds a checkpoint, on disk or on the hub, and reads its JSON files.
 
-A checkpoint is a directory in the layout of the ``jinaai/jina-embeddings-v4`` repository. It is found on disk or
-fetched from the Hugging Face hub, at a pinned revision, into the Hugging Face cache. Only safetensors, JSON and text
-files are ever fetched or read: whatever else the repository holds, Python and pickles first of all, is ignored.
+A checkpoint is a directory in the layout of the ``jinaai/jina-embeddings-v4`` repository. It is a local directory, or
+comes from the Hugging Face hub, at a pinned revision, into the Hugging Face cache. Only safetensors, JSON and text
+files are downloaded or read. All other files of the repository are ignored, above all Python and pickles.
 
-Nothing here needs torch; the weights are looked at only through their safetensors headers.
+Nothing here needs torch.
 """
 
 import hashlib
 import json
 import logging
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from .schema import CONFIG, find_config_problem, find_problem
+from .schema import CONFIG, Schema, find_config_problem, find_problem
 
 REPOSITORY = "jinaai/jina-embeddings-v4"
 REVISION = "853c867b65b749f3c3c72a06868140d842e04f06"
@@ -27,10 +29,10 @@ ADAPTER_FILES = (f"{ADAPTERS}/{ADAPTER_CONFIG}", f"{ADAPTERS}/{ADAPTER_WEIGHTS}"
 
 REQUIRED_FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *ADAPTER_FILES)
 
-# The tokenizer is in one file, or in two of an older layout. Without either, transformers would make up one of its own.
+# The tokenizer is in one file, or in two of an older layout. Without them, transformers would silently create its own.
 TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
-# Names, not suffixes: a file that this list does not foresee is a file that nothing here reads.
+# Names, not suffixes: files that are not listed are not read.
 TRUSTED_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -45,10 +47,8 @@ TRUSTED_FILES = (
     *ADAPTER_FILES,
 )
 
-# What weights are stored as. Integers would be loaded as if they were the weights themselves.
-_DTYPES = ("F64", "F32", "F16", "BF16")
 
-# Seconds in which the hub must have answered that it is there.
+# Seconds to wait for the hub to answer.
 _HUB_TIMEOUT = 8
 
 logger = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be found, is incomplete or does not fit. The message names the file and what to do."""
+    """A checkpoint that is missing, incomplete or inconsistent. The message names the file and what to do."""
 
 
-def resolve(reference):
-    """Finds a checkpoint's directory, downloading it when the cache does not hold it.
+def resolve(reference: str | os.PathLike) -> Path:
+    """Finds a checkpoint's directory. Downloads it if it is not in the cache.
 
     Args:
         reference: a local directory, or ``"org/name"`` or ``"org/name@revision"`` on the Hugging Face hub. Without a
@@ -73,7 +73,7 @@ def resolve(reference):
         the :class:`pathlib.Path` of a directory that holds every required file
 
     Raises:
-        CheckpointError: if there is no such directory or repository, or a file of it is missing or altered
+        CheckpointError: if there is no such directory or repository, or a file is missing or altered
     """
     directory = Path(reference).expanduser()
     if directory.is_dir():
@@ -101,10 +101,10 @@ def _from_hub(repository, revision):
     try:
         cached = Path(snapshot_download(**request, local_files_only=True))
         check_files(cached)
-    except (OSError, ValueError):  # not there, not complete, or no repository's name
+    except (OSError, ValueError):  # not cached, incomplete, or not a valid repository name
         cached = None
 
-    # A commit never changes, so a complete copy of it needs no network; a branch is asked for again.
+    # A commit never changes, so a complete copy needs no network. A branch may have moved.
     if cached is not None and _COMMIT.fullmatch(revision):
         return cached
 
@@ -115,8 +115,8 @@ def _from_hub(repository, revision):
             altered = _delete_altered(repository, snapshot)
             if altered:
                 raise CheckpointError(
-                    f"What came from {repository!r} as {', '.join(map(str, altered))} twice did not have the hash that "
-                    "the hub publishes, and was deleted. Something on the way alters it: try another network"
+                    f"Downloaded from {repository!r}, {', '.join(map(str, altered))} twice did not have the hash that "
+                    "the hub publishes, and was deleted. Something alters it on the way: try another network"
                 )
 
         check_files(snapshot)
@@ -129,8 +129,8 @@ def _download(request, cached=None):
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        # The client tries again and again, for half a minute in silence, where there is no network. A hub that answers,
-        # whatever it says, is left to it.
+        # Without a network, the client retries silently for half a minute. So ask once first. If the hub answers, even
+        # with an error, the client takes over.
         try:
             HfApi().model_info(request["repo_id"], revision=request["revision"], timeout=_HUB_TIMEOUT)
         except HfHubHTTPError:
@@ -149,16 +149,16 @@ def _download(request, cached=None):
 
 
 def _delete_altered(repository, snapshot):
-    """Compares a fresh download with the hashes that the hub publishes.
+    """Compares a new download with the hashes that the hub publishes, and deletes files that differ.
 
     Returns:
-        the paths that did not have theirs. They are gone: left there, they would pass for a complete download
+        the paths of the deleted files
     """
     from huggingface_hub import HfApi
 
     try:
         report = HfApi().verify_repo_checksums(repository, revision=snapshot.name)
-    # Which errors mean "no network" differs between versions of the client. The copy itself is complete.
+    # Which errors mean "no network" depends on the client's version. The download itself is complete.
     except Exception as error:
         logger.warning("Could not compare %s with the hub's checksums: %s", snapshot, error)
         return []
@@ -172,14 +172,14 @@ def _delete_altered(repository, snapshot):
     return altered
 
 
-def check_files(directory):
-    """Checks that every file a checkpoint needs is there, and that its JSON files are JSON.
+def check_files(directory: str | os.PathLike) -> None:
+    """Checks that all files of a checkpoint exist, and that its JSON files are valid.
 
     Args:
         directory: the checkpoint's directory
 
     Raises:
-        CheckpointError: naming the missing files, or the damaged one
+        CheckpointError: naming the missing files, or the damaged file
     """
     directory = Path(directory)
     required = [*REQUIRED_FILES, WEIGHT_INDEX]
@@ -195,13 +195,13 @@ def check_files(directory):
             "Hugging Face hub; download it again or point `checkpoint` at a complete copy"
         )
 
-    # transformers, which reads some of them, would not say which one it could not read.
+    # transformers reads some of them, but its errors do not name the file.
     for name in TRUSTED_FILES:
         if name.endswith(".json") and (directory / name).is_file():
             read_json(directory / name)
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike) -> Any:
     """Reads one of a checkpoint's JSON files.
 
     Args:
@@ -217,15 +217,15 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
-    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested lists
         raise CheckpointError(f"{path} is not valid JSON ({error}). Delete it and download it again") from error
 
 
-def read_config(directory):
-    """Reads what describes the network.
+def read_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """Reads the network's settings from ``config.json``.
 
-    ``config.json`` also asks for flash-attn, which may not be there, and for the repository's own Python, which is
-    never run; neither is handed on.
+    Other keys are dropped: among them are flash-attn, which may not be installed, and the repository's own Python code,
+    which is never run.
 
     Args:
         directory: the checkpoint's directory
@@ -245,8 +245,8 @@ def read_config(directory):
     return {key: config[key] for key in CONFIG}
 
 
-def read_settings(path, schema):
-    """Reads one of a checkpoint's JSON files, and compares it with a schema.
+def read_settings(path: str | os.PathLike, schema: Schema) -> dict[str, Any]:
+    """Reads one of a checkpoint's JSON files, and checks it against a schema.
 
     Args:
         path: the file
@@ -266,10 +266,10 @@ def read_settings(path, schema):
     return settings
 
 
-def fingerprint(directory):
-    """Returns a string that is made of the contents of a directory's weights: a copy elsewhere has the same.
+def fingerprint(directory: str | os.PathLike) -> str:
+    """Returns a hash of the contents of a directory's weights. A copy of the directory has the same.
 
-    All of them are read, which takes some seconds for gigabytes.
+    It reads all weights, which takes some seconds for gigabytes.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(directory).rglob("*.safetensors")):
@@ -278,8 +278,8 @@ def fingerprint(directory):
     return digest.hexdigest()[:12]
 
 
-def weight_shards(directory):
-    """Reads which file holds which tensor of the base model.
+def weight_shards(directory: str | os.PathLike) -> dict[str, Path]:
+    """Reads from the index which file holds which tensor of the base model.
 
     Args:
         directory: the checkpoint's directory
@@ -304,82 +304,3 @@ def weight_shards(directory):
             )
 
     return {key: Path(directory) / shard for key, shard in weight_map.items()}
-
-
-def open_safetensors(path, device="cpu"):
-    """Opens a safetensors file. Its header is read, and its length checked against it.
-
-    Args:
-        path: the file
-        device ("cpu"): where its tensors will be read to
-
-    Returns:
-        an open :class:`safetensors.safe_open`, to be used in a ``with`` statement
-
-    Raises:
-        CheckpointError: if the file is truncated or is no safetensors file
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt", device=device)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file ({error}). Delete it and download it again"
-        ) from error
-
-
-def read_shapes(path):
-    """Reads the names and shapes of a safetensors file's tensors, without reading the tensors.
-
-    Args:
-        path: the file
-
-    Returns:
-        a dict that maps tensor names to shape tuples
-
-    Raises:
-        CheckpointError: if the file is truncated or is no safetensors file, or a tensor holds no floats
-    """
-    shapes = {}
-    with open_safetensors(path) as tensors:
-        for key in tensors.keys():
-            tensor = tensors.get_slice(key)
-            if tensor.get_dtype() not in _DTYPES:
-                raise CheckpointError(
-                    f"{path} holds {key!r} as {tensor.get_dtype()}, expected one of {', '.join(_DTYPES)}: it is "
-                    "quantised or damaged. Take the checkpoint as its authors published it"
-                )
-            shapes[key] = tuple(tensor.get_shape())
-    return shapes
-
-
-def check_shapes(found, expected, source):
-    """Checks that a file, or a set of files, holds exactly the tensors that a module needs.
-
-    Args:
-        found: a dict that maps tensor names to shapes, as stored
-        expected: a dict that maps tensor names to shapes, as needed
-        source: where ``found`` comes from, for the message: a path, or a function of a tensor's name
-
-    Raises:
-        CheckpointError: naming the file and the first tensor that is missing, unknown or of another shape
-    """
-    where = source if callable(source) else lambda key: source
-    for key, shape in expected.items():
-        if key not in found:
-            raise CheckpointError(
-                f"{where(key)} lacks the tensor {key!r} of shape {shape}: the checkpoint is incomplete"
-            )
-        if found[key] != shape:
-            raise CheckpointError(
-                f"{where(key)} holds {key!r} in shape {found[key]}, but the network that config.json describes needs "
-                f"{shape}: the files do not belong together"
-            )
-
-    unknown = sorted(set(found) - set(expected))
-    if unknown:
-        raise CheckpointError(
-            f"{where(unknown[0])} holds {len(unknown)} tensors that the model does not have, {unknown[0]!r} first: "
-            "the checkpoint and its config.json do not belong together"
-        )

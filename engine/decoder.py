@@ -1,23 +1,29 @@
-"""Embedded tokens -> hidden states: the language model of Qwen2.5-VL over packed sequences, under one adapter."""
+"""Embedded tokens -> hidden states: the language model of Qwen2.5-VL over packed sequences, with one adapter."""
+
+from typing import TYPE_CHECKING
 
 import torch
 
-from .adapted import adapted_linear
-from .attention import rotate_and_attend
+from .adapted import AdaptedLinear, adapted_linear
+from .attention import Packing, rotate_and_attend
 from .elementwise import Residual, silu_mul
 from .kernels import fuses
 
+if TYPE_CHECKING:
+    from .backbone import Towers
+
 
 class Decoder:
-    """The language model and the projector, with the weights of the modules that they are made from, which lend them
-    no longer.
+    """The language model and the multi-vector projector.
+
+    Takes ownership of the modules' weights; the modules cannot run afterwards.
 
     Args:
-        towers: the :class:`engine.backbone.Towers` whose adapters PEFT has put in
+        towers: the :class:`engine.backbone.Towers`, with PEFT's adapters
         int8 (False): whether to round the layers' weights to 8 bits
     """
 
-    def __init__(self, towers, int8=False):
+    def __init__(self, towers: "Towers", int8: bool = False) -> None:
         model = towers.model.language_model
         self._layers = [_Layer(layer, int8) for layer in model.layers]
         self._norm = model.norm
@@ -28,7 +34,7 @@ class Decoder:
         self._projector = adapted_linear(towers, ["multi_vector_projector"])
         self.dtype = model.norm.weight.dtype
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         """Applies an adapter from now on.
 
         Args:
@@ -38,16 +44,18 @@ class Decoder:
             layer.use(adapter)
         self._projector.use(adapter)
 
-    def adapter_weights(self):
-        """The tensors that the applied adapter is computed with, a list. To apply another one may change them."""
+    def adapter_weights(self) -> list[torch.Tensor]:
+        """Returns the tensors that the applied adapter is computed with. :meth:`use` may overwrite them."""
         linears = [linear for layer in self._layers for linear in layer.linears] + [self._projector]
         return [tensor for linear in linears for tensor in linear.adapter_weights()]
 
-    def __call__(self, embedded, positions, packing):
+    def __call__(
+        self, embedded: torch.Tensor, positions: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs the language model.
 
         Args:
-            embedded: a tensor ``(tokens, hidden)`` of the type that :func:`engine.devices.residual_dtype` tells, which
+            embedded: a tensor ``(tokens, hidden)`` of the type that :func:`engine.devices.residual_dtype` returns. It
                 is overwritten
             positions: an int64 tensor ``(3, tokens)``: time, height, width
             packing: the :class:`engine.attention.Packing`
@@ -67,10 +75,10 @@ class Decoder:
         return hidden_states, self._projector(buffer)
 
     def _angles(self, positions):
-        """Each pair of dimensions turns by the position on one of the three axes (arXiv 2409.12191, section 2.1)."""
+        """Computes the rotation of each pair of dimensions, by one of three axes (arXiv 2409.12191, section 2.1)."""
         angles = positions[self._axes].T.contiguous() * self._rotary.inv_freq
         scaling = self._rotary.attention_scaling
-        # Where they cost nothing, they are not rounded.
+        # The fused kernels read float32 at no extra cost, so the angles are not rounded there.
         dtype = torch.float32 if fuses(angles.device) else self.dtype
         return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
 
@@ -89,16 +97,16 @@ class _Layer:
         self._key_heads = attention.config.num_key_value_heads
 
     @property
-    def linears(self):
-        """The layer's products, which adapters reach."""
+    def linears(self) -> tuple[AdaptedLinear, ...]:
+        """The layer's adapted linear layers."""
         return self._query_key_value, self._output, self._gate_up, self._down
 
-    def use(self, adapter):
+    def use(self, adapter: str) -> None:
         for linear in self.linears:
             linear.use(adapter)
 
-    def __call__(self, residual, cos, sin, packing):
-        """Adds what the layer has to say to the :class:`engine.elementwise.Residual`."""
+    def __call__(self, residual: Residual, cos: torch.Tensor, sin: torch.Tensor, packing: Packing) -> None:
+        """Adds the layer's output to the :class:`engine.elementwise.Residual`."""
         buffer = self._query_key_value.input_buffer(len(residual))
         residual.norm(self._attention_norm, out=buffer[:, : self._query_key_value.inputs])
         vectors = self._query_key_value(buffer).unflatten(-1, (-1, self._head_dim))

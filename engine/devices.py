@@ -1,7 +1,9 @@
-"""Where to compute and in which type, and tensors on their way there and back."""
+"""Chooses devices and types, and copies tensors between host and device."""
 
 import os
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,21 +11,21 @@ import torch
 from .arguments import check_choice
 from .kernels import multiplies_bfloat16
 
-# What "auto" is, where this is set: for indexes and the App, which load models by their names alone.
+# Overrides "auto" where a model is loaded by its name alone, as by similarity indexes and the App.
 AUTO_PRECISION = "JINA_V4_AUTO_PRECISION"
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
-def resolve_device(device=None):
-    """Chooses where to run.
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """Chooses the device.
 
     Args:
         device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"`` or a :class:`torch.device`. ``None`` means CUDA
             if there is any, else MPS, else the CPU
 
     Returns:
-        a :class:`torch.device`, with its index where it is a CUDA GPU
+        a :class:`torch.device`. That of a CUDA GPU has an index
 
     Raises:
         ValueError: if there is no such device
@@ -41,34 +43,34 @@ def resolve_device(device=None):
     check_choice("device", device.type, ("cuda", "mps", "cpu"))
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"device={str(device)!r} is not there: torch {torch.__version__} finds no CUDA GPU")
+            raise ValueError(f"device={str(device)!r} is not available: torch {torch.__version__} finds no CUDA GPU")
         if (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
-                f"device={str(device)!r} is not there: this machine has {torch.cuda.device_count()} GPU(s)"
+                f"device={str(device)!r} is not available: this machine has {torch.cuda.device_count()} GPU(s)"
             )
         if device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device='mps' is not there: torch finds no Apple GPU")
+        raise ValueError("device='mps' is not available: torch finds no Apple GPU")
 
-    # There is one of each of the others, by whatever index.
+    # The CPU and MPS are single devices, whatever index is given.
     return device if device.type == "cuda" else torch.device(device.type)
 
 
-def resolve_dtype(precision, device):
-    """Chooses the type that the model computes in.
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Chooses the type to compute in.
 
     Args:
         precision: one of :data:`PRECISIONS`. ``"auto"`` is bfloat16 on a GPU or CPU that multiplies it, float16 on an
-            older GPU of NVIDIA's, and float32 elsewhere, unless the environment variable :data:`AUTO_PRECISION` names
-            another. ``"int8"`` is for the CPU alone
+            older NVIDIA GPU, and float32 elsewhere, unless the environment variable :data:`AUTO_PRECISION` is set.
+            ``"int8"`` is for the CPU only
         device: a :class:`torch.device`
 
     Returns:
         a :class:`torch.dtype`
 
     Raises:
-        ValueError: if ``precision`` is not one of them, or not for the device
+        ValueError: if ``precision`` is unknown, or not supported on the device
     """
     check_choice("precision", precision, PRECISIONS)
     if precision == "auto" and os.environ.get(AUTO_PRECISION):
@@ -83,37 +85,42 @@ def resolve_dtype(precision, device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
     if precision == "int8" and device.type != "cpu":
-        raise ValueError(f"precision='int8' is for the CPU, and the device is {str(device)!r}: take 'auto' there")
+        raise ValueError(f"precision='int8' is for the CPU, and the device is {str(device)!r}: use 'auto' there")
 
     return getattr(torch, precision)
 
 
-def residual_dtype(dtype):
-    """Returns the type in which layers' outputs are added up: for float16, one in which the sum cannot overflow."""
+def residual_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the type of the residual stream: float32 for float16, in which the sum could overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 class _ExactFloat32:
-    """While any thread is in it, products and convolutions of float32 are of float32.
+    """A context in which float32 products and convolutions are not rounded to TF32 or bfloat16.
 
-    A person may allow others to round to TF32 or bfloat16, as by ``torch.set_float32_matmul_precision("high")``. The
-    settings are the process's, so the first thread to enter changes them, and the last one to leave restores them.
+    A user may have allowed that, as by ``torch.set_float32_matmul_precision("high")``. The settings are global to the
+    process, so the first thread that enters changes them, and the last that leaves restores them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside, self._before = 0, []
+        self._inside = 0
+        self._before: list[tuple[Any, str]] = []
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
+                backends = (
+                    torch.backends.cuda.matmul,
+                    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+                    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+                )
                 self._before = [(backend, backend.fp32_precision) for backend in backends]
                 for backend in backends:
                     backend.fp32_precision = "ieee"
             self._inside += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
@@ -124,8 +131,8 @@ class _ExactFloat32:
 exact_float32 = _ExactFloat32()
 
 
-def free_cache(device):
-    """Gives back what the allocator of a GPU holds for later.
+def free_cache(device: torch.device) -> None:
+    """Returns the unused memory that a GPU's allocator caches.
 
     Args:
         device: a :class:`torch.device`
@@ -136,19 +143,19 @@ def free_cache(device):
         torch.mps.empty_cache()
 
 
-def to_device(tensor, device):
-    """Copies a tensor from the host. A GPU does not stop for it: it copies when what it was asked before is done."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a tensor from the host. To a GPU, the copy is asynchronous, from pinned memory."""
     if device.type != "cuda":
         return tensor.to(device)
 
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def join_on_device(tensors, device):
-    """Copies tensors from the host, end to end, by way of one buffer that a GPU reads without stopping for it.
+def join_on_device(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Concatenates tensors on the host and copies them. To a GPU, the copy is asynchronous, from pinned memory.
 
     Args:
-        tensors: a list of tensors of one type, each taken flat
+        tensors: tensors of one type, which are flattened
         device: a :class:`torch.device`
 
     Returns:
@@ -159,12 +166,12 @@ def join_on_device(tensors, device):
 
     buffer = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype, pin_memory=True)
     for tensor, part in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
-        # By numpy in this thread: those of torch would wait for each other, while a data loader's workers keep the
+        # By numpy, in this thread: torch's threads would wait for each other while a data loader's workers keep the
         # cores busy.
         np.copyto(part.numpy(), tensor.flatten().numpy())
     return buffer.to(device, non_blocking=True)
 
 
-def to_host(tensor):
-    """Copies a tensor to the host. Of a GPU's, the values are there once an event that is recorded next has come."""
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Copies a tensor to the host. From a GPU, the copy is asynchronous: record an event, and wait for it."""
     return tensor.to("cpu", non_blocking=tensor.is_cuda)

@@ -1,4 +1,4 @@
-"""Images from http(s) URLs, within limits: whoever serves them must not be able to fill the memory or stop a run."""
+"""Downloads from http(s) URLs, within limits: a hostile server must not fill the memory or block a run."""
 
 import base64
 import http.client
@@ -10,6 +10,7 @@ import string
 import threading
 import urllib.error
 import urllib.request
+from typing import TypeGuard
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 MAX_BYTES = 100_000_000
@@ -18,16 +19,15 @@ MAX_SECONDS = 60
 _CHUNK = 1 << 20  # bytes
 
 
-def is_url(source):
-    """Tells an http(s) URL from a path, or anything else."""
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether a value is an http(s) URL."""
     return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
 
 
-def readable(path):
-    """Writes a path or URL as messages show it.
+def readable(path: str) -> str:
+    """Formats a path or URL for messages.
 
-    Control characters are escaped, and so is whatever else cannot be printed. A URL is shown without its user and
-    password, its fragment, and the values of its query.
+    Unprintable characters are escaped. User and password, the fragment and the query's values are removed from URLs.
     """
     if is_url(path):
         scheme, _, rest = path.partition("://")
@@ -44,28 +44,28 @@ def _fields(query):
     return (field.partition("=") for field in query.split("&"))
 
 
-def escape(text):
-    """Escapes characters that cannot be printed, such as those that control a terminal, as Python's ``repr`` does."""
+def escape(text: str) -> str:
+    """Escapes unprintable characters, such as terminal control codes, as Python's ``repr`` does."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def download(url):
-    """Downloads what an http(s) URL holds.
+def download(url: str) -> io.BytesIO:
+    """Downloads an http(s) URL.
 
-    It may redirect to other http(s) URLs, but not from the internet to an address of this machine or its network.
+    Redirects to http(s) URLs are followed, but not from the internet to an address of this machine or its network.
 
     Args:
-        url: the URL. A user and a password in it are sent to its host alone
+        url: the URL. A user and password in it are sent to its host only
 
     Returns:
         the content, as a binary file object
 
     Raises:
-        TimeoutError: if it takes over :data:`MAX_SECONDS` in all
-        ValueError: if it has over :data:`MAX_BYTES`, or the URL or a redirect is not allowed
-        OSError: if it cannot be downloaded
+        TimeoutError: if the download takes over :data:`MAX_SECONDS`
+        ValueError: if the content has over :data:`MAX_BYTES`, or the URL or a redirect is not allowed
+        OSError: if the download fails
     """
-    # A server can delay each step, of which some know no timeout: the look-up of its name, a handshake, each header.
+    # In a thread, since a server can delay steps that have no timeout: name look-up, handshake, each header.
     running = _Download(url)
     thread = threading.Thread(target=running.run, daemon=True)
     try:
@@ -84,7 +84,7 @@ def download(url):
 
 
 class _Download:
-    """One download, to be run by a thread of its own."""
+    """One download, which runs in its own thread."""
 
     def __init__(self, url):
         self.content = None
@@ -105,29 +105,29 @@ class _Download:
             self.error = error
 
     def stop(self):
-        """Ends what is still under way."""
+        """Closes the open connections."""
         self._stopped = True
-        for connected in self._sockets:
+        for connection in self._sockets:
             try:
-                connected.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it is closed
+                pass  # already closed
 
-    def arrive(self, is_local):
-        """Notes where a request goes, before it is sent, and refuses what a redirect must not lead to."""
+    def check_target(self, is_local):
+        """Refuses a redirect from the internet to a local address. Called before each request is sent."""
         if is_local and self._on_internet:
             raise ValueError("it redirects from the internet to an address of this machine or its network")
 
         self._on_internet = not is_local
 
-    def connected(self, connection):
-        """Notes a connection that is open."""
+    def add_connection(self, connection):
+        """Registers an open connection, for :meth:`stop` to close."""
         self._sockets.append(connection)
         if self._stopped:
             raise TimeoutError("the download was stopped")
 
     def _read(self):
-        # Only what is needed: urllib's own opener also reads files and FTP.
+        # Only these handlers: urllib's default opener also reads files and FTP.
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -161,50 +161,50 @@ def _request(url):
 
 
 def _split_user(url):
-    """Splits a URL into one that can be requested, and the user and password."""
+    """Splits a URL into one without credentials, and the ``user:password``."""
     try:
         parts = urlsplit(url)
         user, _, host = parts.netloc.rpartition("@")
-        # urllib resolves escapes in a host later, and would ask for another host than the one that is checked.
+        # urllib unescapes the host later, and would connect to another host than the one that is checked.
         if parts.hostname and "%" not in host:
             path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
             return urlunsplit((parts.scheme, host, path, query, "")), user
     except ValueError:
-        pass  # its message may show the password
+        pass  # its message may contain the password
 
-    raise ValueError("it is, or redirects to, no valid URL")
+    raise ValueError("it is, or redirects to, an invalid URL")
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, response, code, message, headers, url):
-        # Its body is of no use, and would be read to its end, which may never come.
+        # Otherwise urllib reads the body to its end, which may never come.
         response.close()
         if not is_url(url):
-            raise ValueError("it redirects to what is no http(s) URL")
+            raise ValueError("it redirects to a URL that is not http(s)")
 
         return super().redirect_request(request, response, code, message, headers, _split_user(url)[0])
 
 
 class _Opener:
-    """What the handlers of both schemes have in common."""
+    """The common part of the handlers of both schemes."""
 
-    def __init__(self, running):
+    def __init__(self, download):
         super().__init__()
-        self._running = running
+        self._download = download
 
     def do_open(self, connection_class, request, **options):
-        running, host = self._running, urlsplit(request.full_url).hostname
+        download, host = self._download, urlsplit(request.full_url).hostname
         proxied = request.host != urlsplit(request.full_url).netloc
         if proxied:
-            running.arrive(_is_local_name(host))
+            download.check_target(_is_local_name(host))
 
         class Connection(connection_class):
             def connect(self):
                 super().connect()
-                running.connected(self.sock)
+                download.add_connection(self.sock)
                 if not proxied:
-                    # The peer that was found, since a name may have another address each time it is looked up.
-                    running.arrive(_is_local(self.sock.getpeername()[0]))
+                    # The connected peer's address, since a name may resolve to another address each time.
+                    download.check_target(_is_local(self.sock.getpeername()[0]))
 
         return super().do_open(Connection, request, **options)
 
@@ -228,4 +228,4 @@ def _is_local_name(host):
     try:
         return any(_is_local(address[0]) for *_, address in socket.getaddrinfo(host, None))
     except OSError:
-        return False  # a name that the proxy alone can look up
+        return False  # only the proxy can resolve the name

@@ -1,50 +1,57 @@
-"""What layers compute between their products: sums and norms, rotations, gates.
+"""The operations between a layer's matrix products: sums and norms, rotations, gates.
 
-It is little arithmetic, but as PyTorch's own operators each step passes over memory, which on a GPU takes as long as
-the products. There each is one kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, the plain
-operators are used.
+They are bound by memory: with PyTorch's operators, they take as long on a GPU as the products. There, each is one fused
+kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, PyTorch's operators are used.
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import silu
 
 from .kernels import fuses
 
+if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
+
 
 class Residual:
-    """The residual stream: what is embedded, and all that layers add to it.
+    """The residual stream: the embedded tokens, plus the layers' outputs.
 
-    What is added waits for the next norm, which reads the sum anyway.
+    An addition is deferred to the next norm, which reads the sum anyway.
 
     Args:
         values: a tensor ``(tokens, hidden)``, which is overwritten
     """
 
-    def __init__(self, values):
-        self._values, self._added = values, None
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+        self._added: torch.Tensor | None = None
         self._fuses = fuses(values.device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._values)
 
-    def add(self, outputs):
-        """Adds what a layer says.
+    def add(self, outputs: torch.Tensor) -> None:
+        """Adds a layer's output.
 
         Args:
-            outputs: a tensor ``(tokens, hidden)``, which must not be changed any more
+            outputs: a tensor ``(tokens, hidden)``, which the caller must not change afterwards
         """
         if self._fuses and self._added is None:
             self._added = outputs
         else:
             self._values += outputs
 
-    def norm(self, norm, out=None, dtype=None):
+    def norm(
+        self, norm: "Qwen2_5_VLRMSNorm", out: torch.Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         """Normalises the sum (RMSNorm, arXiv 1910.07467).
 
         Args:
             norm: a module with ``weight`` and ``variance_epsilon``
             out (None): the tensor to write to, of any floating type
-            dtype (None): without ``out``, the type of the result. ``None`` means the type of the sum
+            dtype (None): the type of the result if ``out`` is ``None``. ``None`` means the type of the sum
 
         Returns:
             ``out``, or a new tensor
@@ -63,12 +70,11 @@ class Residual:
         return out
 
 
-def rotate(vectors, cos, sin):
-    """Turns the two halves of each head's vector into each other by an angle that tells its position (RoPE,
-    arXiv 2104.09864).
+def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates the two halves of each head's vector by its position's angles (RoPE, arXiv 2104.09864).
 
     Args:
-        vectors: a tensor ``(tokens, heads, head_dim)``, of which a token's heads lie end to end. It may be overwritten
+        vectors: a tensor ``(tokens, heads, head_dim)``, contiguous in its last two dimensions. May be overwritten
         cos: a tensor ``(tokens, head_dim / 2)``
         sin: a tensor like ``cos``
 
@@ -84,17 +90,18 @@ def rotate(vectors, cos, sin):
     cos, sin = cos[:, None], sin[:, None]
     exact = vectors.to(cos.dtype)
     first, second = exact.chunk(2, dim=-1)
-    turned = torch.empty_like(exact, memory_format=torch.contiguous_format)
-    for half, one, other, sign in zip(turned.chunk(2, dim=-1), (first, second), (second, first), (-1, 1), strict=True):
-        torch.mul(one, cos, out=half).addcmul_(other, sin, value=sign)
-    return turned.to(vectors.dtype)
+    rotated = torch.empty_like(exact, memory_format=torch.contiguous_format)
+    first_out, second_out = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=first_out).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=second_out).addcmul_(first, sin, value=1)
+    return rotated.to(vectors.dtype)
 
 
-def silu_mul(gate_up, out=None):
+def silu_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Computes ``silu(gate) * up``, the middle of a gated MLP (SwiGLU, arXiv 2002.05202).
 
     Args:
-        gate_up: a tensor ``(tokens, 2 * inner)``: the gates, and what passes them. It may be overwritten
+        gate_up: a tensor ``(tokens, 2 * inner)``: the gates, then the gated values. May be overwritten
         out (None): the tensor ``(tokens, inner)`` to write to
 
     Returns:

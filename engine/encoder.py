@@ -1,83 +1,70 @@
-"""The engine's face: texts and images in, embeddings out.
+"""The engine's interface: texts and images in, embeddings out.
 
-It plans the batches that the backbone runs, so that what a caller hands over at once does not decide how much memory is
-used, and it survives running out of memory by running less at a time.
+The encoder plans the batches that the backbone runs, so memory use does not depend on how many inputs a call has. If a
+batch does not fit into memory, it runs smaller ones.
 """
 
 import functools
 import itertools
-import math
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from .arguments import check_choice
+from .backbone import Backbone
+from .batches import plan_batches
 from .checkpoint import read_config, resolve
 from .devices import resolve_device, resolve_dtype, to_host
-from .images import ResizedImage, is_one_image, resize_image
-from .loading import adapter_tasks, shared_adapters, shared_backbone
+from .embeddings import Embeddings
+from .image_batch import ResizedImage
+from .images import ImageSource, is_one_image, resize_image
+from .loading import adapter_tasks
 from .look_ahead import windows
 from .memory import in_halves
 from .pooling import multi_vectors, single_vectors, truncate
 from .processing import Processor
+from .sharing import shared_adapters, shared_backbone
 from .text_cache import TextCache
 
-# Inputs that are held prepared at a time, and sorted by length among each other. Of images that are prepared ahead,
-# which come twice, fewer: the first are waited for.
+# Inputs that are prepared, and sorted by length, at a time. Fewer for images that threads prepare ahead: two such
+# windows are in memory, and the GPU waits for the first.
 _WINDOW = 256
 _AHEAD = 64
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The embeddings of N texts or images, both kinds from one forward pass.
-
-    Args:
-        single: a float32 array ``(N, dim)``, rows of length 1 (L2)
-        multi: a list of N float32 arrays ``(tokens_i, 128)``, rows of length 1
-    """
-
-    single: np.ndarray
-    multi: list
-
-    def __len__(self):
-        return len(self.multi)
-
-
-def join(parts):
-    """Puts the embeddings of several calls together.
-
-    Args:
-        parts: a list of :class:`Embeddings`, at least one
-    """
-    return Embeddings(np.concatenate([part.single for part in parts]), [rows for part in parts for rows in part.multi])
 
 
 class Encoder:
     """Encodes texts and images with one checkpoint.
 
-    Short texts that come again are encoded once.
+    Repeated short texts are encoded once.
 
-    Encoders are light: all those of one checkpoint, device and precision share one copy of the weights. Each has its
-    own default task.
+    All encoders of one checkpoint, device and precision share one copy of the weights. Each has its own default task.
 
-    The weights are loaded when they are first needed, so that wrong arguments are told before that takes its time.
+    The weights are loaded when they are first needed, so wrong arguments fail before the loading.
 
     Args:
         directory: the checkpoint's directory
-        task ("retrieval"): the task of the calls that name none
-        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first there is
+        task ("retrieval"): the default task
+        device (None): ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. ``None`` takes the first available
         precision ("auto"): ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on a CPU, ``"int8"``
-        adapter (None): a directory with adapters of one's own, ``adapter_config.json`` and
-            ``adapter_model.safetensors``, that are applied in place of the checkpoint's for the tasks that they are for
+        adapter (None): a directory with ``adapter_config.json`` and ``adapter_model.safetensors``, whose adapters
+            replace the checkpoint's for their tasks
 
     Raises:
         engine.checkpoint.CheckpointError: if the checkpoint or the adapter is damaged
         ValueError: if an argument is not allowed
     """
 
-    def __init__(self, directory, task="retrieval", device=None, precision="auto", adapter=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        task: str = "retrieval",
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        adapter: str | os.PathLike | None = None,
+    ) -> None:
         config = read_config(directory)
         self.directory = directory
         self.tasks = tuple(config["task_names"])
@@ -88,15 +75,15 @@ class Encoder:
         self.adapter = adapter
         self._cache = TextCache()
         if adapter is not None:
-            for added in adapter_tasks(adapter):
-                check_choice(f"the task of {adapter}", added, self.tasks)
+            for adapter_task in adapter_tasks(adapter):
+                check_choice(f"the task of {adapter}", adapter_task, self.tasks)
 
         hidden_size = config["text_config"]["hidden_size"]
         self.matryoshka_dims = tuple(dim for dim in config["matryoshka_dims"] if dim <= hidden_size)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint, **kwargs):
-        """Finds a checkpoint, or downloads it, and loads it, or shares the copy that the process has of it.
+    def from_checkpoint(cls, checkpoint: str | os.PathLike, **kwargs: Any) -> "Encoder":
+        """Finds or downloads a checkpoint, and loads its weights, unless the process holds them already.
 
         Args:
             checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
@@ -106,7 +93,7 @@ class Encoder:
             an :class:`Encoder`
 
         Raises:
-            engine.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+            engine.checkpoint.CheckpointError: if the checkpoint cannot be found or downloaded, or is damaged
             ValueError: if an argument is not allowed
         """
         encoder = cls(resolve(checkpoint), **kwargs)
@@ -114,42 +101,42 @@ class Encoder:
         return encoder
 
     @functools.cached_property
-    def backbone(self):
+    def backbone(self) -> Backbone:
         """The process's one copy of the weights, a :class:`engine.backbone.Backbone`."""
         return shared_backbone(self.directory, self.device, self.dtype)
 
     @functools.cached_property
     def _adapters(self):
         """The names of the adapters in the backbone, by task."""
-        # Held, since the backbone keeps the adapters that somebody holds.
-        self._added = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
-        return {task: task for task in self.tasks} | self._added
+        # Kept as an attribute: the backbone deletes adapters that are no longer referenced.
+        self._own_adapters = {} if self.adapter is None else shared_adapters(self.backbone, self.adapter)
+        return {task: task for task in self.tasks} | self._own_adapters
 
-    def load(self):
-        """Loads the weights, those of the adapters too, unless they are loaded.
+    def load(self) -> Backbone:
+        """Loads the weights, adapters included, unless they are loaded.
 
         Returns:
             the :class:`engine.backbone.Backbone`
         """
-        self._adapters  # noqa: B018, loads when it is first asked for
+        self._adapters  # noqa: B018, a cached property that loads
         return self.backbone
 
     @property
-    def task(self):
-        """The task of the calls that name none."""
+    def task(self) -> str:
+        """The default task."""
         return self._task
 
     @task.setter
-    def task(self, task):
+    def task(self, task: str) -> None:
         check_choice("task", task, self.tasks)
         self._task = task
 
     @property
-    def multi_vector_dim(self):
+    def multi_vector_dim(self) -> int:
         """The dimensions of each row of a multi-vector."""
         return self.backbone.multi_vector_dim
 
-    def check_truncate_dim(self, truncate_dim):
+    def check_truncate_dim(self, truncate_dim: int | None) -> None:
         """Checks a number of dimensions to truncate single vectors to.
 
         Raises:
@@ -158,14 +145,20 @@ class Encoder:
         if truncate_dim is not None:
             check_choice("truncate_dim", truncate_dim, (*self.matryoshka_dims, None))
 
-    def encode_texts(self, texts, task=None, prompt_name="query", max_length=None, truncate_dim=None):
+    def encode_texts(
+        self,
+        texts: str | Iterable[str],
+        task: str | None = None,
+        prompt_name: str | None = "query",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+    ) -> Embeddings:
         """Encodes texts.
 
         Args:
-            texts: a list of strings, or one string
+            texts: strings, or one string
             task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
-            prompt_name ("query"): ``"query"`` or ``"passage"``: what the text is to its reader. With the task
-                ``"text-matching"`` all texts are queries
+            prompt_name ("query"): ``"query"`` or ``"passage"``. With the task ``"text-matching"`` all texts are queries
             max_length (None): the number of tokens to keep, prefix included, at most 32768
             truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
 
@@ -173,7 +166,7 @@ class Encoder:
             :class:`Embeddings`
 
         Raises:
-            TypeError: if an input is no string
+            TypeError: if an input is not a string
             ValueError: if an argument is not allowed
         """
         task = self._check_task(task)
@@ -182,49 +175,78 @@ class Encoder:
         tokens = [self.processor.text_tokens(text, task, prompt_name, max_length) for text in texts]
 
         def encode(indexes):
-            (embeddings,) = self._encode([tokens[i] for i in indexes], lambda one: one, [task], truncate_dim)
+            (embeddings,) = self._encode(
+                [tokens[i] for i in indexes], lambda text_tokens: text_tokens, [task], truncate_dim
+            )
             return embeddings.single, embeddings.multi
 
         if not tokens:
             return Embeddings(*encode([]))
 
-        keys = [(task, truncate_dim, one.ids.numpy().tobytes()) for one in tokens]
+        keys = [(task, truncate_dim, text_tokens.ids.numpy().tobytes()) for text_tokens in tokens]
         return Embeddings(*self._cache.encode(keys, encode))
 
-    def encode_images(self, images, task=None, max_pixels=None, truncate_dim=None, tasks=None):
+    @overload
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        tasks: None = None,
+    ) -> Embeddings: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        *,
+        tasks: Sequence[str],
+    ) -> dict[str, Embeddings]: ...
+
+    def encode_images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        task: str | None = None,
+        max_pixels: int | None = None,
+        truncate_dim: int | None = None,
+        tasks: Sequence[str] | None = None,
+    ) -> Embeddings | dict[str, Embeddings]:
         """Encodes images.
 
         Args:
-            images: a list of images, or one: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
-                URLs or :class:`engine.images.ResizedImage`
+            images: images, or one image: PIL images, uint8 arrays ``HxWx3``, tensors ``CxHxW``, paths, http(s)
+                URLs or :class:`engine.image_batch.ResizedImage`
             task (None): one of :attr:`tasks`. ``None`` means :attr:`task`
-            max_pixels (None): the area in pixels down to which larger images are resized; the cost of an image grows
-                with it. ``None`` means the checkpoint's own, 602112 pixels or 768 visual tokens
+            max_pixels (None): larger images are resized down to this area, in pixels. The cost of an image grows with
+                it. ``None`` means the checkpoint's own limit, 602112 pixels or 768 visual tokens
             truncate_dim (None): one of the checkpoint's Matryoshka dimensions. ``None`` keeps them all
-            tasks (None): a list of tasks in place of one. The vision tower, half of the work, is the same for all, and
-                runs once
+            tasks (None): a list of tasks, in place of ``task``. The vision tower, half of the work, runs once for all
 
         Returns:
             :class:`Embeddings`, or with ``tasks`` a dict of them by task
 
         Raises:
-            engine.images.ImageError: if an image cannot be read, naming it
+            engine.image_files.ImageError: if an image cannot be read, naming it
             ValueError: if an argument is not allowed
         """
-        chosen = [self._check_task(one) for one in ([task] if tasks is None else tasks)]
+        checked_tasks = [self._check_task(name) for name in ([task] if tasks is None else tasks)]
         self.check_truncate_dim(truncate_dim)
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
-        images = [images] if is_one_image(images) else images
+        sources = _as_list(images)
         embeddings = self._encode(
-            images,
+            sources,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
-            chosen,
+            checked_tasks,
             truncate_dim,
-            # A CPU has no time for it.
-            ahead=self.device.type != "cpu" and not all(isinstance(image, ResizedImage) for image in images),
+            # On a CPU, the threads would compete with the model.
+            ahead=self.device.type != "cpu" and not all(isinstance(source, ResizedImage) for source in sources),
         )
-        return embeddings[0] if tasks is None else dict(zip(chosen, embeddings, strict=True))
+        return embeddings[0] if tasks is None else dict(zip(checked_tasks, embeddings, strict=True))
 
     def _check_task(self, task):
         if task is None:
@@ -236,10 +258,10 @@ class Encoder:
     def _encode(self, inputs, tokenize, tasks, truncate_dim, ahead=False):
         """Encodes inputs for each of several tasks.
 
-        With ``ahead``, threads prepare the next inputs meanwhile.
+        With ``ahead``, threads prepare the next inputs at the same time.
 
         Returns:
-            a list of :class:`Embeddings`, one a task
+            a list of :class:`Embeddings`, one per task
         """
         inputs = list(inputs)
         dim = truncate_dim or self.backbone.hidden_size
@@ -249,24 +271,24 @@ class Encoder:
             for result, (single, multi) in zip(embeddings, fetch(), strict=True):
                 result.single[batch] = single
                 for i, vectors in zip(batch, multi, strict=True):
-                    # A copy, lest one kept row keep the memory of its whole batch.
+                    # A copy: a view would keep the whole batch's memory.
                     result.multi[i] = vectors.copy()
 
-        # A GPU computes one batch while the next is prepared, and while what came of the last is copied.
-        under_way = None
+        # A GPU computes a batch while the next is prepared, and the results of the last are copied.
+        pending = None
         for start, prepared in windows(tokenize, inputs, _AHEAD if ahead else _WINDOW, ahead):
             for batch in plan_batches([len(tokens) for tokens in prepared], lambda: self.backbone.token_budget):
                 launched = self._launch([prepared[i] for i in batch], tasks, truncate_dim)
-                if under_way is not None:
-                    collect(*under_way)
-                under_way = [start + i for i in batch], launched
-        if under_way is not None:
-            collect(*under_way)
+                if pending is not None:
+                    collect(*pending)
+                pending = [start + i for i in batch], launched
+        if pending is not None:
+            collect(*pending)
 
         if not all(np.isfinite(rows).all() for result in embeddings for rows in (result.single, *result.multi)):
             if self.dtype == torch.float32:
                 raise FloatingPointError(
-                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and hold values "
+                    f"The model overflowed in float32: the weights in {self.directory} are damaged, and contain values "
                     "that are not finite or far too large. Download them again"
                 )
             raise FloatingPointError(
@@ -277,10 +299,10 @@ class Encoder:
         return embeddings
 
     def _launch(self, batch, tasks, truncate_dim):
-        """Runs a batch, as much of it at a time as memory allows.
+        """Runs a batch, in parts if it does not fit into memory.
 
         Returns:
-            a function that waits for the results and returns, for each task, the single vectors and the list of the
+            a function that waits for the results and yields, for each task, the single vectors and the list of
             multi-vectors
         """
 
@@ -312,36 +334,14 @@ class Encoder:
         return fetch
 
 
+def _as_list(images):
+    return [images] if is_one_image(images) else list(images)
+
+
 def _pooled(batch):
-    """The slices of a pack's tokens whose means are the single vectors."""
+    """Returns the slices of a pack's tokens that are averaged to single vectors."""
     starts = itertools.accumulate((len(tokens) for tokens in batch), initial=0)
     return [
         slice(start + tokens.pooled.start, start + tokens.pooled.stop)
         for start, tokens in zip(starts, batch, strict=False)
     ]
-
-
-def plan_batches(lengths, token_budget):
-    """Groups inputs, longest first, so that each batch is about as much work as the others.
-
-    Args:
-        lengths: the number of tokens of each input
-        token_budget: a function that tells the number of tokens that a batch may have. It is asked before each batch.
-            An input that exceeds it runs alone
-
-    Yields:
-        lists of indexes into ``lengths``, which together hold each index once
-    """
-    waiting = sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))
-    left = sum(lengths)
-    while waiting:
-        budget = token_budget()
-        # Equal shares, so that no few are left over: a GPU takes as long for one page as for several.
-        share = left / math.ceil(left / budget)
-        batch = [waiting.pop()]
-        tokens = lengths[batch[0]]
-        while waiting and tokens < share and tokens + lengths[waiting[-1]] <= budget:
-            batch.append(waiting.pop())
-            tokens += lengths[batch[-1]]
-        left -= tokens
-        yield batch

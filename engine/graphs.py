@@ -1,7 +1,6 @@
-"""Short texts on a GPU, whose many small steps take the CPU longer to ask for than the GPU to do: they are recorded
-once as a CUDA graph, which the GPU then replays by itself.
+"""CUDA graphs for short texts, whose many small kernels take longer to launch than to run.
 
-With the environment variable ``JINA_V4_CUDA_GRAPHS=1`` queries take this way. Each graph keeps some memory, and the
+They are off unless the environment variable ``JINA_V4_CUDA_GRAPHS=1`` is set. Each graph keeps some memory, and the
 first query of each size and adapter takes longer.
 """
 
@@ -11,45 +10,48 @@ import os
 import torch
 
 from .attention import Packing
+from .decoder import Decoder
 from .devices import to_device
 
 CUDA_GRAPHS = "JINA_V4_CUDA_GRAPHS"
 
-# The numbers of tokens that there are graphs for, and of texts, of which the last are empty.
+# The numbers of tokens that graphs are recorded for, and the number of sequences, of which the last are empty.
 _SIZES = (16, 32, 64, 128)
 _TEXTS = 8
 
-# Graphs that are kept, the last used ones.
+# The number of graphs to keep, the most recently used.
 _KEPT = 12
 
 
-def wants_graphs():
-    """Whether the person switched graphs on."""
+def wants_graphs() -> bool:
+    """Whether the user switched graphs on."""
     return os.environ.get(CUDA_GRAPHS, "") not in ("", "0")
 
 
 class GraphedDecoder:
-    """A decoder for few tokens, whose steps are recorded.
+    """Runs a decoder on few tokens by CUDA graphs.
 
     Args:
         decoder: the :class:`engine.decoder.Decoder`
     """
 
-    def __init__(self, decoder):
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._graphs = collections.OrderedDict()
+        self._graphs: collections.OrderedDict[tuple[int, ...], _Graph] = collections.OrderedDict()
 
     @staticmethod
-    def takes(packing):
-        """Whether a pack is small enough.
+    def takes(packing: Packing) -> bool:
+        """Whether a pack is small enough for a graph.
 
         Args:
             packing: a :class:`engine.attention.Packing`
         """
         return sum(packing.lengths) <= _SIZES[-1] and len(packing.lengths) < _TEXTS
 
-    def __call__(self, embedded, positions, packing):
-        """Runs the decoder. Arguments and results are its own."""
+    def __call__(
+        self, embedded: torch.Tensor, positions: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs the decoder, with its arguments and results."""
         count = sum(packing.lengths)
         size = next(size for size in _SIZES if size >= count)
         weights = self._decoder.adapter_weights()
@@ -64,12 +66,12 @@ class GraphedDecoder:
 
 class _Graph:
     def __init__(self, decoder, weights, size, embedded):
-        # Held, since the graph reads them where they lie.
+        # Kept, since the graph reads them at their addresses.
         self._weights = weights
         device = embedded.device
         self._embedded = embedded.new_zeros(size, embedded.shape[1])
         self._positions = torch.zeros(3, size, dtype=torch.int64, device=device)
-        # The longest that a sequence can be, which is what the graph is recorded for.
+        # Recorded for the longest possible sequence.
         self._packing = Packing([size] + [0] * (_TEXTS - 1), device)
         self._offsets = self._packing.offsets
 
@@ -79,7 +81,7 @@ class _Graph:
 
     def __call__(self, embedded, positions, lengths):
         count, size = sum(lengths), len(self._embedded)
-        # What is left of the tokens is a text of its own, that nobody reads.
+        # The padding tokens are a sequence of their own, whose results are dropped.
         starts = [0]
         for length in [*lengths, size - count]:
             starts.append(starts[-1] + length)
@@ -91,16 +93,16 @@ class _Graph:
 
 
 def _record(run, device):
-    """Records what a function asks a GPU to do.
+    """Records a function's GPU work as a CUDA graph.
 
     Args:
         run: a function without arguments that returns tensors
         device: the GPU
 
     Returns:
-        a function that does it again, and the tensors that it writes its results to
+        a function that replays the graph, and the tensors that it writes its results to
     """
-    # The first calls choose kernels and take memory, which cannot be recorded.
+    # The first calls choose kernels and allocate memory, which a graph cannot record.
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -109,7 +111,7 @@ def _record(run, device):
     torch.cuda.current_stream(device).wait_stream(stream)
 
     graph = torch.cuda.CUDAGraph()
-    # Other threads may ask the GPU for memory meanwhile.
+    # Other threads may allocate GPU memory meanwhile.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         results = run()
     return graph.replay, results

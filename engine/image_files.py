@@ -1,19 +1,21 @@
-"""What is opened as an image file, and what is not: files and URLs come from anybody."""
+"""Opens image files and URLs from untrusted sources, within limits."""
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .downloads import download, escape, is_url, readable
 
-# Pillow knows more, among them PostScript, which it hands to Ghostscript, a program that runs what the file says.
-# JPEG includes MPO, and PPM all of PBM, PGM and PNM. HEIF is there where a plugin for Pillow is registered.
+# Pillow knows more formats, among them PostScript, which it hands to Ghostscript, which runs the file's code. JPEG
+# includes MPO, and PPM includes PBM, PGM and PNM. HEIF needs a registered Pillow plugin.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-# A file of a few kilobytes may claim them, and takes 356 MB when it is decoded. Pillow itself warns of a little more,
-# and refuses twice as much. An A0 poster at 200 dpi has 62 million.
+# A file of a few kilobytes may claim this many pixels, and takes 356 MB when it is decoded. Pillow warns slightly
+# above, and refuses twice as many. An A0 poster at 200 dpi has 62 million.
 MAX_PIXELS = 89_000_000
 
 URLS_VARIABLE = "JINA_V4_ALLOW_URLS"
@@ -22,14 +24,14 @@ URLS_VARIABLE = "JINA_V4_ALLOW_URLS"
 class ImageError(ValueError):
     """An image that cannot be embedded. The message names the image and the reason, on one line."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(escape(message))
 
 
-def check_dataset_path(path):
-    """Checks that what a dataset gives as the path of an image may be read.
+def check_dataset_path(path: str) -> str:
+    """Checks that a dataset's image path may be read.
 
-    Who passes a URL asks for its download. A dataset may come from others, and must not have this machine ask for any.
+    A dataset may come from others, so its URLs are not downloaded unless the user allows it.
 
     Args:
         path: a path, or a URL
@@ -49,33 +51,33 @@ def check_dataset_path(path):
     return path
 
 
-def check_area(image):
-    """Checks the size that an image file claims.
+def check_area(image: Image.Image) -> None:
+    """Checks the size in an image file's header.
 
     Raises:
-        ValueError: if it has over :data:`MAX_PIXELS`
+        ValueError: if it is over :data:`MAX_PIXELS`
     """
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"{image.width}x{image.height} pixels are over {MAX_PIXELS // 1_000_000} million, the most that is read of "
-            "a file; scale it down, or cut it into parts"
+            f"{image.width}x{image.height} pixels are over {MAX_PIXELS // 1_000_000} million, the limit for files; "
+            "scale it down, or cut it into parts"
         )
 
 
 @contextmanager
-def open_image_file(file):
-    """Opens an image file of one of the :data:`FORMATS`, as a context.
+def open_image_file(file: str | os.PathLike | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image file in one of the :data:`FORMATS`, as a context.
 
     Args:
         file: the path of a regular file, an http(s) URL, or a binary file object
 
     Yields:
-        a :class:`PIL.Image.Image`, whose pixels are not yet read
+        a :class:`PIL.ImageFile.ImageFile`, whose pixels are not yet read
 
     Raises:
         OSError: if there is no such file, or it cannot be downloaded
-        ValueError: if it is no regular file, or the download is not allowed
-        PIL.UnidentifiedImageError: if it is of no such format
+        ValueError: if it is not a regular file, or the download is not allowed
+        PIL.UnidentifiedImageError: if it has none of the formats
     """
     if is_url(file):
         file = download(file)
@@ -101,5 +103,5 @@ def open_image_file(file):
 
 
 def _open_at_once(path, flags):
-    # Opened as usual, a named pipe blocks until somebody writes to it.
+    # Without O_NONBLOCK, opening a named pipe blocks until somebody writes to it.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,46 +1,47 @@
-"""Image files -> pixels -> patches.
+"""Images -> resized pixels -> patches.
 
-A worker of a data loader does the first half, up to a :class:`ResizedImage`; the second, :func:`patchify`, runs where
-the model does. Only torch, numpy and Pillow are imported here, so that a worker starts quickly.
+A data loader's worker runs :func:`resize_image`. :func:`patchify` runs on the model's device. Only torch, numpy and
+Pillow are imported here, so that a worker starts quickly.
 """
 
 import functools
 import math
 import os
-import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image
 
 from .arguments import check_integer
 from .checkpoint import CheckpointError, read_config, read_settings
-from .downloads import readable
-from .image_files import ImageError, check_area, open_image_file
+from .image_batch import ResizedImage
+from .image_files import ImageError, open_image_file
+from .image_loading import Loadable, as_rgb, describe, errors_about, load_upright
 from .schema import IMAGES
 
 MAX_ASPECT_RATIO = 200
+
+ImageSource = Loadable | ResizedImage
 
 _STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images become patches, as ``preprocessor_config.json`` states it."""
+    """The settings of ``preprocessor_config.json``."""
 
     patch_size: int
     merge_size: int
     temporal_patch_size: int
     min_pixels: int
     max_pixels: int
-    mean: tuple
-    std: tuple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @classmethod
-    def from_checkpoint(cls, directory):
+    def from_checkpoint(cls, directory: str | os.PathLike) -> "ImageSettings":
         """Reads the settings of a checkpoint.
 
         Args:
@@ -67,25 +68,25 @@ class ImageSettings:
             raise CheckpointError(f"{path} is damaged: 'min_pixels' is over 'max_pixels'. Download it again")
 
         vision = read_config(directory)["vision_config"]
-        for name, of_network in (
+        for name, network_name in (
             ("patch_size", "patch_size"),
             ("merge_size", "spatial_merge_size"),
             ("temporal_patch_size", "temporal_patch_size"),
         ):
-            if config[name] != vision[of_network]:
+            if config[name] != vision[network_name]:
                 raise CheckpointError(
-                    f"{path} has {name!r} {config[name]}, but config.json has {of_network!r} {vision[of_network]}: the "
-                    "files do not belong together"
+                    f"{path} has {name!r} {config[name]}, but config.json has {network_name!r} {vision[network_name]}: "
+                    "the files do not belong together"
                 )
 
         return settings
 
     @property
-    def token_size(self):
-        """The side of the square that one visual token covers, in pixels of the resized image."""
+    def token_size(self) -> int:
+        """The side of a visual token's square, in pixels of the resized image."""
         return self.patch_size * self.merge_size
 
-    def check_max_pixels(self, max_pixels):
+    def check_max_pixels(self, max_pixels: int | None) -> int:
         """Checks a limit on the resized image's area.
 
         Args:
@@ -95,7 +96,7 @@ class ImageSettings:
             the limit, in pixels
 
         Raises:
-            ValueError: if it is no such number
+            ValueError: if it is another value
         """
         if max_pixels is None:
             return self.max_pixels
@@ -104,179 +105,19 @@ class ImageSettings:
         return int(max_pixels)
 
 
-def load_image(source):
-    """Loads an image as people see it: the EXIF orientation is applied, an alpha channel is dropped.
-
-    Of 16-bit grays, the high byte is taken. Other pixels of more than 8 bits have no agreed range, and are refused.
-
-    Args:
-        source: a PIL image, an ``HxWx3`` (or ``HxWx1``, ``HxWx4``, ``HxW``) uint8 array, a ``CxHxW`` uint8 or
-            ``[0, 1]`` float tensor, the path of an image file, or an http(s) URL
-
-    Returns:
-        an RGB :class:`PIL.Image.Image`
-
-    Raises:
-        ImageError: if the image cannot be read
-    """
-    with _errors_about(source):
-        image = _as_rgb(_load_upright(source))
-        return image.copy() if image is source else image
-
-
-def is_one_image(value):
-    """Tells an image, of any kind that :func:`load_image` takes, from a sequence of images."""
+def is_one_image(value: object) -> bool:
+    """Whether a value is one image that :func:`resize_image` takes, not a sequence of images."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim <= 3
 
     return isinstance(value, (str, os.PathLike, Image.Image, ResizedImage))
 
 
-def describe(source):
-    """Names an image in a message: its path or URL where it has one, else its type and shape.
+def resized_size(height: int, width: int, settings: ImageSettings, max_pixels: int) -> tuple[int, int]:
+    """Computes the size that an image is resized to.
 
-    Control characters are escaped, and a URL is shown without its user, its password and the values of its query.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return readable(os.fsdecode(source))
-    if getattr(source, "filename", None):
-        return readable(str(source.filename))
-
-    size = getattr(source, "shape", None) or getattr(source, "size", None)
-    return f"{type(source).__name__} of size {tuple(size)}" if isinstance(size, tuple) else f"{type(source).__name__}"
-
-
-@contextmanager
-def _errors_about(source):
-    try:
-        yield
-    except ImageError:
-        raise
-    # Pillow's decoders raise nearly anything on damaged files: struct.error, SyntaxError, EOFError, MemoryError, ...
-    except Exception as error:
-        raise ImageError(f"{describe(source)}: {type(error).__name__}: {error}") from error
-
-
-def _load_upright(source):
-    """Loads an image in its own mode, which may be the caller's own image."""
-    if isinstance(source, (str, os.PathLike)):
-        with open_image_file(source) as image:
-            return _upright(image)
-    if isinstance(source, Image.Image):
-        return _upright(source)
-    if isinstance(source, torch.Tensor):
-        return Image.fromarray(_as_array(source))
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(_squeeze_gray(source))
-
-    raise ImageError(
-        f"{describe(source)}: expected a PIL image, a uint8 array (HxWx3), a tensor (CxHxW), a path or an http(s) URL"
-    )
-
-
-def _upright(image):
-    if isinstance(image, ImageFile.ImageFile):
-        check_area(image)  # before its pixels are read
-
-    image.load()
-    # Where there is nothing to turn, this spares the copy that Pillow makes all the same.
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def _as_rgb(image):
-    """Converts an image to RGB, if that is not its mode."""
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no agreed range: convert the image to 8 bits")
-    if image.mode.startswith("I;16"):
-        # Viewers show the high byte. Pillow would clip, and show all but the darkest 256 of 65536 grays as white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if isinstance(image.info.get("transparency"), bytes):
-        # Pillow drops a palette's alpha without a remark only by this way.
-        image = image.convert("RGBA")
-
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _as_array(tensor):
-    tensor = tensor.detach().cpu()
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
-        raise ValueError(f"expected a CxHxW tensor, found shape {tuple(tensor.shape)}")
-
-    if tensor.is_floating_point():
-        if not ((tensor >= 0) & (tensor <= 1)).all():
-            raise ValueError("expected float values in [0, 1]")
-        tensor = (tensor * 255).round().to(torch.uint8)
-    elif tensor.dtype != torch.uint8:
-        raise ValueError(f"expected uint8 or float values, found {tensor.dtype}")
-
-    return _squeeze_gray(tensor.permute(1, 2, 0).numpy())
-
-
-def _squeeze_gray(array):
-    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-
-
-@dataclass(frozen=True)
-class ResizedImage:
-    """An image that fits the model's grid: what crosses from a data loader's worker to the model.
-
-    Args:
-        pixels: a uint8 tensor ``(3, height, width)``, both sides multiples of a visual token's side
-        name: what to call the image in messages
-    """
-
-    pixels: torch.Tensor
-    name: str
-
-
-class ImageBatch(list):
-    """A batch on its way from a data loader's worker: a list of :class:`ResizedImage`, and of what stands for others.
-
-    All pixels leave the worker as one tensor, through shared memory. A tensor an image would hold a file descriptor an
-    image, of which a process may have fewer than a batch has images. Through the worker's pipe, they would keep it busy
-    writing, where it notices neither that its parent is gone nor that another worker was killed.
-    """
-
-    def __reduce__(self):
-        images = [item for item in self if isinstance(item, ResizedImage)]
-        pixels = torch.cat([image.pixels.flatten() for image in images]) if images else None
-        if images and not _fits_into_shared_memory(pixels.numel()):
-            # As in a container whose /dev/shm has 64 MB, where a worker would be killed for writing beyond it.
-            pixels = pixels.numpy()
-        sizes = [tuple(image.pixels.shape) for image in images]
-        others = [image.name if isinstance(image, ResizedImage) else _Other(image) for image in self]
-        return _unpack_batch, (pixels, sizes, others)
-
-
-def _fits_into_shared_memory(size):
-    try:
-        return shutil.disk_usage("/dev/shm").free > 4 * size
-    except OSError:  # not on Linux
-        return True
-
-
-@dataclass(frozen=True)
-class _Other:
-    """What stands for an image in a batch."""
-
-    item: object
-
-
-def _unpack_batch(pixels, sizes, items):
-    lengths = [math.prod(size) for size in sizes]
-    parts = iter(() if pixels is None else torch.as_tensor(pixels).split(lengths))
-    sizes = iter(sizes)
-    return ImageBatch(
-        item.item if isinstance(item, _Other) else ResizedImage(next(parts).view(next(sizes)), item) for item in items
-    )
-
-
-def resized_size(height, width, settings, max_pixels):
-    """Computes the size at which the model sees an image.
-
-    Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as that allows, and the
-    area is brought between ``settings.min_pixels`` and ``max_pixels``. This is Qwen2-VL's resizing rule
+    Both sides become multiples of a visual token's side, the aspect ratio is kept as closely as possible, and the area
+    is brought between ``settings.min_pixels`` and ``max_pixels``. This is Qwen2-VL's resizing rule
     (arXiv 2409.12191, section 2.1), with Python's rounding of halves to even.
 
     Args:
@@ -300,19 +141,19 @@ def resized_size(height, width, settings, max_pixels):
         )
 
     side = settings.token_size
-    resized = round(height / side) * side, round(width / side) * side
-    if resized[0] * resized[1] > max_pixels:
+    new_height, new_width = round(height / side) * side, round(width / side) * side
+    if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        resized = tuple(max(side, math.floor(x / shrink / side) * side) for x in (height, width))
-    elif resized[0] * resized[1] < settings.min_pixels:
+        new_height, new_width = (max(side, math.floor(x / shrink / side) * side) for x in (height, width))
+    elif new_height * new_width < settings.min_pixels:
         grow = math.sqrt(settings.min_pixels / (height * width))
-        resized = tuple(math.ceil(x * grow / side) * side for x in (height, width))
+        new_height, new_width = (math.ceil(x * grow / side) * side for x in (height, width))
 
-    return resized
+    return new_height, new_width
 
 
-def grid_of_file(path, settings, max_pixels=None):
-    """Computes how the visual tokens of an image lie on it, without reading its pixels.
+def grid_of_file(path: str | os.PathLike, settings: ImageSettings, max_pixels: int | None = None) -> tuple[int, int]:
+    """Computes the grid of an image file's visual tokens, without reading its pixels.
 
     Args:
         path: the image's path
@@ -323,23 +164,23 @@ def grid_of_file(path, settings, max_pixels=None):
         a ``(rows, columns)`` tuple
 
     Raises:
-        Exception: if the file is no image, of whatever kind that is
+        Exception: of any type, if the file is not an image
     """
     with open_image_file(path) as image:
         width, height = image.size
-        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # rotated by 90 degrees
             width, height = height, width
     height, width = resized_size(height, width, settings, max_pixels or settings.max_pixels)
     return height // settings.token_size, width // settings.token_size
 
 
-def resize_image(source, settings, max_pixels=None):
+def resize_image(source: ImageSource, settings: ImageSettings, max_pixels: int | None = None) -> ResizedImage:
     """Loads an image and resizes it to the model's grid.
 
-    The resize is bicubic and antialiased, on uint8, on the CPU: bit by bit what torchvision's resize gives.
+    The resize is bicubic and antialiased, on uint8, on the CPU. It is bit-identical to torchvision's.
 
     Args:
-        source: an image as :func:`load_image` takes it, or a :class:`ResizedImage`, which is returned as it is
+        source: an image as :func:`engine.image_loading.load_image` takes it. A :class:`ResizedImage` is left as it is
         settings: an :class:`ImageSettings`
         max_pixels (None): the largest area after resizing, in pixels. ``None`` means the checkpoint's own limit
 
@@ -353,8 +194,8 @@ def resize_image(source, settings, max_pixels=None):
         return source
 
     max_pixels = settings.check_max_pixels(max_pixels)
-    with _errors_about(source):
-        image = _load_upright(source)
+    with errors_about(source):
+        image = load_upright(source)
         try:
             size = resized_size(image.height, image.width, settings, max_pixels)
         except ImageError as error:
@@ -364,8 +205,8 @@ def resize_image(source, settings, max_pixels=None):
 
 
 def _resize(image, height, width):
-    # The resize is by rows, then by columns. Done by rows a strip at a time, it needs no second copy of a large image,
-    # but takes a little longer.
+    # The resize is separable. Large images are narrowed strip by strip, which needs no second copy of the image, but
+    # takes a little longer.
     if image.width * image.height > 4 * _STRIP_PIXELS:
         step = max(1, _STRIP_PIXELS // image.width)
         narrowed = torch.empty(3, image.height, width, dtype=torch.uint8)
@@ -379,7 +220,7 @@ def _resize(image, height, width):
 
 
 def _pixels(image):
-    return torch.from_numpy(np.array(_as_rgb(image))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
 
 
 def _interpolate(pixels, height, width):
@@ -389,16 +230,16 @@ def _interpolate(pixels, height, width):
     return torch.nn.functional.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
 
 
-def patchify(pixels, settings):
-    """Cuts an image into the patches that the vision tower reads.
+def patchify(pixels: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
+    """Normalises an image and cuts it into patches.
 
     Args:
-        pixels: the uint8 tensor ``(3, height, width)`` of a :class:`ResizedImage`. The computation runs where it is
+        pixels: the uint8 tensor ``(3, height, width)`` of a :class:`ResizedImage`, on any device
         settings: an :class:`ImageSettings`
 
     Returns:
-        a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. Patches are in the order of the
-        visual tokens that they merge into, and each shows the one image as two identical frames
+        a float32 tensor ``(patches, channels * temporal_patch_size * patch_size**2)``. The patches
+        of a visual token are consecutive. Each patch has two identical frames
     """
     mean, std = _statistics(settings, pixels.device)
     pixels = (pixels.float() - mean) / std

@@ -1,36 +1,37 @@
-"""Which of torch's fast operators are right on this processor.
+"""Tests which of torch's fast operators work on this processor.
 
-Some of them are private, and may be absent or changed in another version of torch. ``torch._int_mm`` is wrong on CPUs
-without VNNI. So each is tried once, on a small product, against the same product in float64, before a layer uses it.
-Where it is absent or wrong, one line says so, and the plain way is taken.
+Some of them are private, and may be missing or different in another version of torch. ``torch._int_mm`` is wrong on
+CPUs without VNNI. So each operator is first tested on a small product, against the same product in float64. If it is
+missing or wrong, a warning is logged, and plain operators are used.
 
-With the environment variable ``JINA_V4_PLAIN_KERNELS=1`` the plain ways are taken everywhere, to find out whether a
-wrong number comes from an operator.
+With the environment variable ``JINA_V4_PLAIN_KERNELS=1``, plain operators are used everywhere, to find out whether a
+fast operator causes a wrong result.
 """
 
 import functools
 import logging
 import os
 import platform
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 PLAIN = "JINA_V4_PLAIN_KERNELS"
 
-# The values of ONEDNN_MAX_CPU_ISA that leave a CPU its bfloat16 units.
+# Values of ONEDNN_MAX_CPU_ISA that allow bfloat16 units contain one of these.
 _BFLOAT16_ISAS = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
 
 logger = logging.getLogger(__name__)
 
 
-def plain_only():
+def plain_only() -> bool:
     """Whether the fast operators are switched off."""
     return os.environ.get(PLAIN, "") not in ("", "0")
 
 
-def packs(dtype):
-    """Whether oneDNN's products of prepacked weights are there and right on this CPU.
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's products of prepacked weights are available and right on this CPU.
 
     Args:
         dtype: ``torch.float32`` or ``torch.bfloat16``
@@ -51,23 +52,23 @@ def _packs(dtype):
             "oneDNN's prepacked product", lambda inputs, weight, bias: packed_linear(inputs, pack(weight), bias), dtype
         )
     except Exception as error:
-        return _is_absent("oneDNN's prepacked product", error)
+        return _report_absent("oneDNN's prepacked product", error)
 
 
-def pack(weight):
-    """Lays weights ``(outputs, inputs)`` out in the order in which oneDNN's kernels for this CPU read them."""
+def pack(weight: torch.Tensor) -> torch.Tensor:
+    """Reorders weights ``(outputs, inputs)`` to the layout of oneDNN's kernels for this CPU."""
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
 
-def packed_linear(inputs, packed, bias=None):
-    """Computes a linear layer whose weights :func:`pack` laid out."""
+def packed_linear(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Computes a linear layer with weights from :func:`pack`."""
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
 
 
-def fuses(device):
-    """Whether :mod:`engine.triton_kernels` are there and right on a device, which is a GPU.
+def fuses(device: torch.device) -> bool:
+    """Whether :mod:`engine.triton_kernels` are available and right on a device. They need a GPU.
 
-    Triton compiles them when they are first called, for which it needs a C compiler.
+    Triton compiles them at the first call, which needs a C compiler.
 
     Args:
         device: a :class:`torch.device`
@@ -89,7 +90,7 @@ def _fuses(device):
         expected = (
             sums,
             sums * torch.rsqrt(sums.square().mean(dim=1, keepdim=True) + 1e-6) * weight.double(),
-            torch.cat(_turn(vectors.double(), angles.double()), dim=-1),
+            torch.cat(_rotate(vectors.double(), angles.double()), dim=-1),
             silu(wide[:, :40].double()) * wide[:, 40:].double(),
         )
         values, added, weight, vectors, wide = (tensor.to(device) for tensor in (values, added, weight, vectors, wide))
@@ -99,17 +100,17 @@ def _fuses(device):
             rotate(vectors, angles.cos().to(device), angles.sin().to(device))
             silu_mul(wide, product)
             is_right = _attends_in_windows(device)
-        found = values, normed, vectors, product
-        # The GPU's own exponential and root are off by a few units in the last place.
+        results = values, normed, vectors, product
+        # The GPU's exponential and root are off by a few units in the last place.
         if is_right and all(
-            torch.allclose(one.cpu().double(), exact, rtol=1e-5, atol=1e-5)
-            for one, exact in zip(found, expected, strict=True)
+            torch.allclose(result.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+            for result, exact in zip(results, expected, strict=True)
         ):
             return True
 
         logger.warning("Triton's kernels are wrong on this GPU. PyTorch's own are used, which are slower")
     except Exception as error:
-        logger.warning("Triton's kernels are not to be had (%s). PyTorch's own are used, which are slower", error)
+        logger.warning("Triton's kernels are not available (%s). PyTorch's own are used, which are slower", error)
     return False
 
 
@@ -125,24 +126,24 @@ def _attends_in_windows(device):
 
 
 @functools.cache
-def causal_stages(device):
-    """Finds out how many blocks of keys and values a GPU's shared memory holds beside each other.
+def causal_stages(device: torch.device) -> int:
+    """Finds out how many pipeline stages of causal attention fit into a GPU's shared memory.
 
     Args:
         device: a :class:`torch.device` for which :func:`fuses` is true
 
     Returns:
-        the number for :func:`engine.triton_kernels.attend_causally`, or 0 where that kernel is not to be had, or wrong
+        the ``stages`` of :func:`engine.triton_kernels.attend_causally`, or 0 if that kernel is unavailable or wrong
     """
     from .attention import Packing
     from .triton_kernels import attend_causally
 
-    # The heads of the real model, so that what is compiled for this is what is used.
+    # The real model's head sizes, so that the compiled kernel is reused.
     vectors, angles = _vectors(140, 20, 128)
     exact = _attention(vectors, 2, angles, [slice(70), slice(70, 140)], is_causal=True)
     vectors, cos, sin = (tensor.to(device) for tensor in (vectors, angles.cos(), angles.sin()))
-    vectors[:, 16:18] = torch.cat(_turn(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
-    reason = "it is wrong"
+    vectors[:, 16:18] = torch.cat(_rotate(vectors[:, 16:18].float(), angles.to(device)), dim=-1).half()
+    reason: object = "it is wrong"
     for stages in (3, 2, 1):
         out = torch.empty(140, 16 * 128, dtype=torch.float16, device=device)
         try:
@@ -150,9 +151,9 @@ def causal_stages(device):
                 attend_causally(vectors, 2, cos, sin, Packing([70, 70], device), out, stages)
             if _is_close(out, exact):
                 return stages
-        except Exception as error:  # eg what a GPU of less memory raises
+        except Exception as error:  # e.g. out of shared memory
             reason = error
-    logger.warning("Triton's causal attention is not to be had (%s). PyTorch's own is used, which is slower", reason)
+    logger.warning("Triton's causal attention is not available (%s). PyTorch's own is used, which is slower", reason)
     return 0
 
 
@@ -163,10 +164,10 @@ def _vectors(tokens, heads, head_dim):
 
 
 def _attention(vectors, key_heads, angles, sequences, is_causal):
-    """Attention over some slices of the tokens, in float64."""
+    """Computes attention within slices of the tokens, in float64."""
     heads = vectors.shape[1] - 2 * key_heads
-    turned = torch.cat(_turn(vectors.double(), angles.double()), dim=-1)
-    query, key, value = turned[:, :heads], turned[:, heads:-key_heads], vectors[:, -key_heads:].double()
+    rotated = torch.cat(_rotate(vectors.double(), angles.double()), dim=-1)
+    query, key, value = rotated[:, :heads], rotated[:, heads:-key_heads], vectors[:, -key_heads:].double()
     key, value = (side.repeat_interleave(heads // key_heads, dim=1) for side in (key, value))
     attended = []
     for tokens in sequences:
@@ -176,11 +177,11 @@ def _attention(vectors, key_heads, angles, sequences, is_causal):
 
 
 def _is_close(attended, exact):
-    # Means of values of about 1, whose weights, and what they come from, are rounded.
+    # Weighted means of values of about 1. The weights, and the scores behind them, are rounded.
     return torch.allclose(attended.cpu().double(), exact, rtol=0, atol=16 * torch.finfo(torch.float16).eps)
 
 
-def _turn(vectors, angles):
+def _rotate(vectors, angles):
     first, second = vectors.chunk(2, dim=-1)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
     return first * cos - second * sin, second * cos + first * sin
@@ -193,7 +194,7 @@ def _is_right(name, product, dtype):
         inputs = torch.randn(tokens, 160, generator=generator).to(dtype)
         exact = linear(inputs.double(), weight.double(), bias.double())
         size = linear(inputs.double().abs(), weight.double().abs(), bias.double().abs())
-        # What rounding explains: of each sum in float32, and of the result in its own type.
+        # The rounding error of each sum in float32, and of the result in its own type.
         bound = (160 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps) * size
         if not ((product(inputs, weight, bias).double() - exact).abs() <= bound).all():
             logger.warning("%s in %s is wrong on this CPU. The plain product is used, which is slower", name, dtype)
@@ -202,18 +203,17 @@ def _is_right(name, product, dtype):
     return True
 
 
-def _is_absent(name, error):
-    logger.warning("%s is not to be had here (%s). The plain product is used, which is slower", name, error)
+def _report_absent(name, error):
+    logger.warning("%s is not available here (%s). The plain product is used, which is slower", name, error)
     return False
 
 
-def int8_product():
+def int8_product() -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], int]:
     """Chooses how this CPU multiplies 8-bit integers.
 
     Returns:
         a function of two int8 matrices that returns their product, and the largest value that the second may hold.
-        Where the CPU adds two products in 16 bits, as those without VNNI do, that is 63: two products of 255 and 63
-        still fit
+        CPUs without VNNI add two products in 16 bits. There the largest value is 63: two products of 255 and 63 fit
     """
     return (_plain_int8_product, 127) if plain_only() else _int8_product()
 
@@ -228,7 +228,7 @@ def _int8_product():
                 return torch._int_mm, largest
         logger.warning("torch._int_mm is wrong on this CPU. The plain product is used, which is slower")
     except Exception as error:
-        _is_absent("torch._int_mm", error)
+        _report_absent("torch._int_mm", error)
     return _plain_int8_product, 127
 
 
@@ -237,7 +237,7 @@ def _int8_product_is_right(largest):
     for tokens in (1, 65):
         inputs = torch.randint(-127, 128, (tokens, 160), generator=generator, dtype=torch.int8)
         weight = torch.randint(-largest, largest + 1, (160, 48), generator=generator, dtype=torch.int8)
-        # The largest sums that there can be, of each sign.
+        # The largest possible sums, of each sign.
         inputs[0], weight[:, 0], weight[:, 1] = 127, largest, -largest
         exact = inputs.double() @ weight.double()
         if not torch.equal(torch._int_mm(inputs, weight).double(), exact):
@@ -251,25 +251,26 @@ def _plain_int8_product(inputs, weight):
 
 
 @functools.cache
-def multiplies_bfloat16():
-    """Whether this CPU has units for bfloat16, and torch's attention and products in it are right here.
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 units, and torch's attention and products are right in bfloat16.
 
-    They are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs compute bfloat16 by way of
-    float32, slower than float32 itself. Arm's units were never measured, and are not asked for.
+    The units are AMX or AVX512_BF16: Intel since Sapphire Rapids, AMD since Zen 4. Other CPUs convert bfloat16 to
+    float32 and back, slower than float32 itself. Arm's units are not used, since they were not measured.
     """
-    has = any(
+    has_units = any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
     limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
-    if not has or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
+    if not has_units or not any(isa in limit for isa in _BFLOAT16_ISAS) or not _packs(torch.bfloat16):
         return False
 
     query = torch.randn(1, 2, 40, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     try:
         found = scaled_dot_product_attention(query, query, query, is_causal=True)
-    except RuntimeError:  # eg with ATEN_CPU_CAPABILITY=avx2
+    except RuntimeError:  # e.g. with ATEN_CPU_CAPABILITY=avx2
         return False
 
-    exact = scaled_dot_product_attention(*[query.double()] * 3, is_causal=True)
-    # Each value is a mean of others, whose weights and result are rounded.
+    query64 = query.double()
+    exact = scaled_dot_product_attention(query64, query64, query64, is_causal=True)
+    # Each value is a weighted mean. The weights and the result are rounded.
     return bool(((found.double() - exact).abs() <= 4 * torch.finfo(torch.bfloat16).eps * query.abs().max()).all())

@@ -1,19 +1,25 @@
-"""Linear layers, each in the form in which the processor at hand computes it fastest."""
+"""Linear layers, in the form that is fastest on the processor."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
+from torch import nn
 from torch.nn.functional import linear
 
 from .kernels import int8_product, pack, packed_linear, packs
 
-# Tokens at a time, so that what is on the way from one step to the next stays in the cache.
+# Tokens at a time, so that intermediate results stay in the cache.
 _ROWS = 1024
 
 
-def make_linear(weight, bias=None, int8=False):
-    """Makes a linear layer.
+def make_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Creates a linear layer.
 
     Args:
-        weight: a tensor ``(outputs, inputs)``. It may be kept, or not
+        weight: a tensor ``(outputs, inputs)``. The layer may keep it
         bias (None): a tensor ``(outputs,)``
         int8 (False): whether to round the weights to 8 bits
 
@@ -28,51 +34,51 @@ def make_linear(weight, bias=None, int8=False):
 
 
 class PlainLinear:
-    """A linear layer as it is."""
+    """A linear layer by PyTorch's own operator."""
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return linear(inputs, self._weight, self._bias)
 
 
 class PackedLinear:
-    """A linear layer whose weights lie in the order in which oneDNN's kernels for this CPU read them.
+    """A linear layer with weights in the layout of oneDNN's kernels for this CPU.
 
-    Otherwise each product brings them into such an order, which for a short text takes longer than the product.
-    The operators are those to which torch's own compiler lowers the layers of a frozen model.
+    Without it, each product reorders the weights, which for a short text takes longer than the product.
+    torch's compiler uses the same operators for the layers of a frozen model.
     """
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = pack(weight), bias
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return packed_linear(inputs, self._weight, self._bias)
 
 
 class Int8Linear:
-    """A linear layer in 8-bit integers, for CPUs, whose integer units multiply faster than their float ones.
+    """A linear layer in 8-bit integers, for CPUs, whose integer units are faster than their float units.
 
-    Each row of the weights has a scale of its own, and so has each token's input, found as it comes: a token with large
-    values does not cost the others their precision.
+    Each row of the weights has its own scale, and so has each input token, so a token with large values does not
+    reduce the precision of the others.
 
     Args:
         weight: a tensor ``(outputs, inputs)``
         bias (None): a tensor ``(outputs,)``
     """
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._product, largest = int8_product()
         weight = weight.float()
         scale = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
-        # Inputs first, which is how the product reads them fastest.
+        # Transposed, since the product reads this layout fastest.
         self._weight = (weight / scale[:, None]).round().to(torch.int8).T.contiguous()
         self._scale = scale
         self._bias = None if bias is None else bias.float()
 
-    def __call__(self, inputs):
-        """Multiplies.
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Computes the layer.
 
         Args:
             inputs: a float32 tensor ``(tokens, inputs)``
@@ -90,8 +96,8 @@ class Int8Linear:
         return outputs
 
 
-def take_weights(layers):
-    """Takes the weights out of layers that share their input, so that they are held once, wherever they go.
+def take_weights(layers: Sequence[nn.Linear | nn.Conv3d]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Takes the weights out of layers that share their input, so that they are in memory once.
 
     Args:
         layers: a list of :class:`torch.nn.Linear`
@@ -100,7 +106,7 @@ def take_weights(layers):
         the weights, a tensor ``(sum of the layers' outputs, inputs)``, and the biases, or ``None``
     """
     weights, biases = [layer.weight.data for layer in layers], [layer.bias for layer in layers]
-    bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
+    bias = None if biases[0] is None else torch.cat([cast(torch.Tensor, bias).data for bias in biases])
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     for layer in layers:
         layer.weight.data = layer.weight.data.new_empty(0)

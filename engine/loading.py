@@ -1,14 +1,14 @@
-"""Checkpoint files -> one backbone per process and device.
+"""Checkpoint files -> networks.
 
-Every shape is checked against the headers of the files before the tensors are read, so that a checkpoint loads whole or
-not at all.
+All shapes in the files' headers are checked before a tensor is read, so a checkpoint loads completely or not at all.
 """
 
 import contextlib
+import os
 import re
-import threading
-import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -20,110 +20,37 @@ from .checkpoint import (
     ADAPTERS,
     WEIGHT_INDEX,
     CheckpointError,
-    check_shapes,
-    open_safetensors,
     read_config,
     read_settings,
-    read_shapes,
     weight_shards,
 )
+from .safetensors_files import Shape, check_shapes, open_safetensors, read_shapes
 from .schema import ADAPTER, CONFIG, rope_parameters
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _PROJECTOR = "multi_vector_projector."
 
-# The layers that have an adapter: the language model's projections, and the projector.
+# The layers with adapters: the language model's projections, and the multi-vector projector.
 _ADAPTED = re.compile(
     r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|multi_vector_projector"
 )
 
-# Which number in config.json counts the layers that the weights' names tell of.
+# The numbers of layers in config.json, and the patterns of the weights' names that must match them.
 _LAYERS = (
     ("text_config", "num_hidden_layers", re.compile(r"model\.(language_model\.)?layers\.\d+\.")),
     ("vision_config", "depth", re.compile(r"(model\.)?visual\.blocks\.\d+\.")),
 )
 
-_SHARED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-_SHARED_LOCK = threading.Lock()
 
-
-def shared_backbone(directory, device, dtype):
-    """Returns the process's one copy of a checkpoint on a device, loading it if no instance holds it.
-
-    The copy is freed when the last instance that holds it goes.
+def load_backbone(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """Loads a checkpoint for embedding.
 
     Args:
         directory: the checkpoint's directory
         device: a :class:`torch.device`
-        dtype: a :class:`torch.dtype`
-
-    Returns:
-        a :class:`Backbone`
-    """
-    key = (str(Path(directory).resolve()), str(device), dtype)
-    with _SHARED_LOCK:
-        backbone = _SHARED.get(key)
-        if backbone is None:
-            backbone = _SHARED[key] = load_backbone(directory, device, dtype)
-
-        return backbone
-
-
-def shared_adapters(backbone, directory):
-    """Adds adapters of one's own to a backbone, unless it holds them already.
-
-    The base weights are not copied. A file that was written anew since is another one. Adapters that nobody holds any
-    longer make room for the new ones.
-
-    Args:
-        backbone: a :class:`Backbone`
-        directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
-
-    Returns:
-        the :class:`AdapterNames`. The backbone keeps the adapters as long as somebody holds it
-
-    Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
-    """
-    files = [(Path(directory) / name).resolve() for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
-    key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    with backbone.lock:
-        for unused in [of for of, (holder, _) in backbone.added_adapters.items() if holder() is None]:
-            _delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
-
-        if key in backbone.added_adapters:
-            names = backbone.added_adapters[key][0]()
-            if names is not None:
-                return names
-
-        prefix = f"added{next(backbone.adapter_numbers)}-"
-        names = AdapterNames({task: prefix + task for task in adapter_tasks(directory)})
-        try:
-            add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
-        except Exception:
-            _delete_adapters(backbone.network, names.values())
-            raise
-
-        backbone.added_adapters[key] = weakref.ref(names), tuple(names.values())
-        return names
-
-
-class AdapterNames(dict):
-    """The names of adapters in a backbone, by task. A dict that can be referred to weakly."""
-
-
-def _delete_adapters(network, names):
-    for name in names:
-        if name in network.peft_config:
-            network.delete_adapter(name)
-
-
-def load_backbone(directory, device, dtype):
-    """Loads a checkpoint to embed with.
-
-    Args:
-        directory: the checkpoint's directory
-        device: a :class:`torch.device`
-        dtype: a :class:`torch.dtype`. With ``torch.int8``, linear layers are rounded to it, and the rest is float32
+        dtype: a :class:`torch.dtype`. With ``torch.int8``, linear layers are int8, and the rest is float32
 
     Returns:
         a :class:`Backbone`
@@ -132,12 +59,12 @@ def load_backbone(directory, device, dtype):
         CheckpointError: see :func:`load_network`
     """
     int8 = dtype == torch.int8
-    # What is to be rounded is read as it is stored.
+    # Layers to be rounded are read in bfloat16, as they are stored.
     return Backbone(load_network(directory, device, torch.bfloat16 if int8 else dtype), int8)
 
 
-def load_network(directory, device, dtype):
-    """Loads a checkpoint to train it, or to run it as transformers and PEFT do.
+def load_network(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> "PeftModel":
+    """Loads a checkpoint for training, or for transformers and PEFT to run.
 
     Args:
         directory: the checkpoint's directory
@@ -145,18 +72,18 @@ def load_network(directory, device, dtype):
         dtype: a :class:`torch.dtype`
 
     Returns:
-        a :class:`peft.PeftModel` around :class:`Towers`, with one adapter per task, frozen, in evaluation mode
+        a :class:`peft.PeftModel` of :class:`Towers`, with one adapter per task, frozen, in evaluation mode
 
     Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit. Nothing is loaded by
-            half
+        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape. Nothing is
+            loaded then
     """
     from transformers import Qwen2_5_VLConfig
 
     raw = read_config(directory)
     shards = weight_shards(directory)
     _check_layers(raw, shards, directory)
-    # What was checked, and nothing else that a file may ask for. Texts begin and end with no token of their own.
+    # Only checked settings are passed on. Texts have no begin or end token.
     text, vision = (
         {key: raw[part][key] for key in CONFIG[part] if raw[part].get(key) is not None}
         for part in ("text_config", "vision_config")
@@ -164,13 +91,14 @@ def load_network(directory, device, dtype):
     rope = rope_parameters(raw["text_config"])
     text |= {"bos_token_id": None, "eos_token_id": None}
     text["rope_parameters"] = {"rope_type": "default"} | {key: rope[key] for key in ("rope_theta", "mrope_section")}
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=raw["image_token_id"],
-        video_token_id=raw["video_token_id"],
-        attn_implementation="sdpa",
-    )
+    settings: dict[str, Any] = {
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": raw["image_token_id"],
+        "video_token_id": raw["video_token_id"],
+        "attn_implementation": "sdpa",
+    }
+    config = Qwen2_5_VLConfig(**settings)
 
     _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
 
@@ -179,13 +107,13 @@ def load_network(directory, device, dtype):
 
 
 def _check_layers(raw, shards, directory):
-    """Compares the numbers of layers with the weights, before a configuration or a network is made of as many."""
-    for part, key, layer in _LAYERS:
+    """Compares the numbers of layers with the weights. A damaged number could otherwise fill the memory."""
+    for part, key, pattern in _LAYERS:
         stated = raw[part][key]
-        count = len({match[0] for match in map(layer.match, shards) if match})
+        count = len({match[0] for match in map(pattern.match, shards) if match})
         if count != stated:
             raise CheckpointError(
-                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights are of {count} such layers. "
+                f"{Path(directory) / 'config.json'} has {key!r} {stated}, but the weights have {count} such layers. "
                 "They do not belong together"
             )
 
@@ -211,7 +139,7 @@ def _check_base_shapes(config, projector_dim, shards, directory):
 
 
 def _module_name(key):
-    """Maps a stored name, of the layout before or since transformers 4.52, to the name in ``Qwen2_5_VLModel``."""
+    """Maps a stored name, in the layout before or since transformers 4.52, to the name in ``Qwen2_5_VLModel``."""
     key = re.sub(r"^model\.(?=visual\.|language_model\.)", "", key)
     return re.sub(r"^model\.", "language_model.", key)
 
@@ -219,14 +147,14 @@ def _module_name(key):
 def _load_qwen(shards, config, device, dtype):
     from transformers import Qwen2_5_VLModel
 
-    # transformers gets the tensors, not the directory: there it would prefer a ``model.safetensors`` to the shards that
-    # the index names, and follow an ``adapter_config.json``.
+    # transformers gets the tensors, not the directory: there it would prefer a ``model.safetensors`` to the indexed
+    # shards, and follow an ``adapter_config.json``.
     with contextlib.ExitStack() as stack:
         files = {shard: stack.enter_context(open_safetensors(shard)) for shard in set(shards.values())}
         model, report = Qwen2_5_VLModel.from_pretrained(
             None,
             config=config,
-            # Slices, which are read one at a time.
+            # Slices, which are read one at a time, when they are needed.
             state_dict={
                 _module_name(key): files[shard].get_slice(key)
                 for key, shard in shards.items()
@@ -256,22 +184,24 @@ def _load_projector(shards, device, dtype):
     return projector
 
 
-def add_adapters(network, directory, tasks, prefix=""):
+def add_adapters(
+    network: "PeftModel | Towers", directory: str | os.PathLike, tasks: Iterable[str], prefix: str = ""
+) -> "PeftModel":
     """Adds LoRA adapters to a network.
 
-    One file holds them all, in tensors named ``<module>.lora_A.<task>.weight``.
+    One file holds all adapters, in tensors named ``<module>.lora_A.<task>.weight``.
 
     Args:
-        network: a :class:`peft.PeftModel`, or the :class:`Towers` to make one of
+        network: a :class:`peft.PeftModel`, or :class:`Towers` to wrap in one
         directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
-        tasks: the tasks whose adapters the file must hold, and none beside
-        prefix (""): what to put before a task to name its adapter in the network
+        tasks: the tasks whose adapters the file must hold, and no others
+        prefix (""): the prefix of the adapters' names in the network, before the task
 
     Returns:
         the :class:`peft.PeftModel`
 
     Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or does not fit
+        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -279,16 +209,15 @@ def add_adapters(network, directory, tasks, prefix=""):
     path = Path(directory) / ADAPTER_WEIGHTS
     found = read_shapes(path)
     for key, shape in found.items():
-        # Before PEFT makes room for adapters of that rank.
+        # Checked before PEFT allocates adapters of that rank.
         if ".lora_A." in key and shape[:1] != (settings["r"],):
             raise CheckpointError(
                 f"{path} holds {key!r} in shape {shape}, but {ADAPTER_CONFIG} has 'r' {settings['r']}: the files do "
                 "not belong together"
             )
 
-    expected_in_file = {}
-
-    towers = network.base_model.model if isinstance(network, PeftModel) else network
+    expected_in_file: dict[str, Shape] = {}
+    towers = cast(Towers, network.base_model.model) if isinstance(network, PeftModel) else network
     modules = _adapted_modules(towers, settings["target_modules"], Path(directory) / ADAPTER_CONFIG)
     device, dtype = towers.model.device, towers.model.dtype
     with open_safetensors(path, str(device)) as file:
@@ -317,18 +246,18 @@ def add_adapters(network, directory, tasks, prefix=""):
 
     check_shapes(found, expected_in_file, source=path)
 
-    # Not the whole network, whose rotary frequencies no precision suffices for but float32.
+    # Not the whole network: rotary frequencies must stay in float32.
     for name, parameter in network.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(device, dtype)
-    return network
+    return cast(PeftModel, network)
 
 
 def _adapted_modules(towers, targets, path):
-    """The names of the modules that adapters reach.
+    """Returns the names of the modules with adapters.
 
-    That is all of the language model's projections, and the projector; or those of them that a list of names in the
-    adapters' settings picks. A pattern there is not looked at: it may match anything, and take for ever.
+    They are the language model's projections and the projector, or those of them that ``target_modules`` lists. A
+    pattern in ``target_modules`` is ignored, since it could match anything, and take forever.
     """
     names = [name for name, _ in towers.named_modules() if _ADAPTED.fullmatch(name)]
     if isinstance(targets, str):
@@ -338,22 +267,22 @@ def _adapted_modules(towers, targets, path):
     if not isinstance(targets, list) or not targets or not all(target in kinds for target in targets):
         raise CheckpointError(
             f"{path} has 'target_modules' {targets!r:.80}, expected a list of some of {', '.join(sorted(kinds))}, or a "
-            "pattern that stands for all of them"
+            "pattern for all of them"
         )
 
     return [name for name in names if name.rpartition(".")[2] in targets]
 
 
-def adapter_tasks(directory):
-    """Returns the names of the tasks that a directory of adapters holds an adapter for.
+def adapter_tasks(directory: str | os.PathLike) -> list[str]:
+    """Returns the tasks of the adapters in a directory.
 
     Raises:
-        CheckpointError: if it holds none
+        CheckpointError: if there are none
     """
     path = Path(directory) / ADAPTER_WEIGHTS
     matches = [re.search(r"\.lora_[AB]\.(?P<task>[^.]+)\.weight$", key) for key in read_shapes(path)]
     tasks = sorted({match["task"] for match in matches if match})
     if not tasks:
-        raise CheckpointError(f"{path} holds no LoRA adapter of a task")
+        raise CheckpointError(f"{path} holds no LoRA adapter")
 
     return tasks

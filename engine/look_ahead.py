@@ -1,29 +1,36 @@
-"""Prepares what comes next in threads, while a GPU computes what came before."""
+"""Prepares the next inputs in threads while a GPU computes the current ones."""
 
 import concurrent.futures
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
-# More threads than these win nothing: what they prepare in 16 ms is a page, the time that a fast GPU takes for one.
+# More threads are not faster: these prepare a page in 16 ms, the time that a fast GPU takes for one.
 _THREADS = 8
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-def windows(function, items, size, ahead=False):
-    """Applies a function to each of many items.
+
+def windows(
+    function: Callable[[Item], Result], items: Sequence[Item], size: int, ahead: bool = False
+) -> Iterator[tuple[int, list[Result]]]:
+    """Applies a function to many items, and yields the results in windows.
 
     Args:
         function: a function of an item
         items: a list
-        size: the number of results to hand over at a time
-        ahead (False): whether threads work on what comes next while the caller has a window. The first windows are then
-            smaller, since they are waited for
+        size: the largest number of results in a window
+        ahead (False): whether threads prepare the next window while the caller uses one. The first windows are then
+            smaller, since the caller waits for them
 
     Yields:
-        the number of a window's first item, and the list of its results
+        the index of a window's first item, and the list of its results
 
     Raises:
-        Exception: what the function raised for the first item that it failed for
+        Exception: the function's exception for the first item that failed
     """
     if not ahead or len(items) < 2:
         for start in range(0, len(items), size):
@@ -35,7 +42,8 @@ def windows(function, items, size, ahead=False):
         min(_THREADS, os.cpu_count() or 1), "jina-v4-images", initializer=torch.set_num_threads, initargs=(1,)
     )
     try:
-        waiting, start = [], 0
+        waiting: list[concurrent.futures.Future[Result]] = []
+        start = 0
         for stop in _stops(len(items), size):
             following = [pool.submit(function, item) for item in items[start:stop]]
             if waiting:
@@ -44,14 +52,14 @@ def windows(function, items, size, ahead=False):
         results = [future.result() for future in waiting]
         yield start - len(waiting), results
     finally:
-        # Where an item failed, or the caller has enough, the others are left.
+        # If an item failed, or the caller stops, the remaining items are cancelled.
         pool.shutdown(wait=True, cancel_futures=True)
-        # Each of the pool's threads told torch to start no others for it. New threads take that over, too.
+        # The pool's threads set torch's number of threads to 1, which new threads would inherit.
         torch.set_num_threads(threads)
 
 
 def _stops(count, size):
-    """Where windows end: each is twice as long as the one before, up to a size."""
+    """Yields the ends of windows: each is twice as long as the one before, up to a size."""
     stop = width = min(size, 2 * _THREADS)
     while stop < count:
         yield stop

@@ -1,12 +1,14 @@
-"""What to do when a batch does not fit into memory: half of it at a time."""
+"""Splits batches that do not fit into memory."""
 
 import gc
+from collections.abc import Callable, Sequence, Sized
+from typing import TypeVar
 
 import torch
 
-# The allocators of the CPU, of MPS, of cuBLAS and of cuDNN raise plain RuntimeErrors. cuBLAS says "not initialized"
-# where there was no memory left for its workspace.
-_SIGNS = (
+# The allocators of the CPU, MPS, cuBLAS and cuDNN raise plain RuntimeErrors with these messages. cuBLAS says "not
+# initialized" if there was no memory for its workspace.
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -17,28 +19,38 @@ _SIGNS = (
 )
 
 
-def in_halves(function, inputs, failed=None):
-    """Calls a function with a batch; where memory does not suffice, with its halves, and so on.
+Input = TypeVar("Input", bound=Sized)
+Result = TypeVar("Result")
+
+
+def in_halves(
+    function: Callable[[Sequence[Input]], list[Result]],
+    inputs: Sequence[Input],
+    failed: Callable[[Sequence[Input]], None] | None = None,
+) -> list[Result]:
+    """Calls a function with a batch. If it runs out of memory, calls it with each half, recursively.
 
     Args:
         function: a function of a list of inputs that returns a list of results
-        inputs: a list of inputs, of which ``len()`` tells the number of tokens
-        failed (None): a function to call with each list of inputs that memory did not suffice for
+        inputs: a list of inputs, whose ``len()`` is their number of tokens
+        failed (None): a function to call with each list of inputs that did not fit into memory
 
     Returns:
         the list of results
 
     Raises:
-        MemoryError: if an input does not fit alone
+        MemoryError: if a single input does not fit
     """
     try:
         return function(inputs)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            message in str(error).lower() for message in _MESSAGES
+        ):
             raise
         reason = str(error)
 
-    # Outside the handler, whose traceback keeps the failed pass's tensors alive.
+    # Outside the except block, whose traceback keeps the failed call's tensors alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,10 +1,13 @@
-"""Hidden states -> the single vector and the multi-vector; truncation and pooling of either.
+"""Hidden states -> single vectors and multi-vectors; truncates and pools them.
 
-Every vector that leaves this file is float32 and of length 1 (L2), whatever precision the model runs in.
+All results are float32 vectors of length 1 (L2), in any precision of the model.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.nn.functional import normalize
 
 from .devices import exact_float32, to_device
@@ -12,27 +15,28 @@ from .devices import exact_float32, to_device
 POOLING_STRATEGIES = ("mean", "max")
 
 
-def single_vectors(hidden_states, pooled):
+def single_vectors(hidden_states: torch.Tensor, pooled: Sequence[slice]) -> torch.Tensor:
     """Pools each input's hidden states into its single vector (arXiv 2506.18902, section 4.2).
 
     Args:
         hidden_states: a tensor ``(tokens, hidden)``, after the final norm, of N inputs end to end
-        pooled: a list of N slices of the tokens to average
+        pooled: for each input, the slice of its tokens to average
 
     Returns:
         a float32 tensor ``(N, hidden)``, rows of length 1
     """
-    # Sums by one product: a slice at a time would keep a GPU waiting. Normalised, a sum is a mean.
+    # One matrix product computes all sums, since a GPU would wait between slices. A normalised sum equals a normalised
+    # mean.
     ends = torch.tensor([[tokens.start, tokens.stop] for tokens in pooled]).view(-1, 2)
     starts, stops = to_device(ends, hidden_states.device).split(1, dim=1)
-    numbers = torch.arange(len(hidden_states), device=hidden_states.device)
-    summed = ((numbers >= starts) & (numbers < stops)).float()
+    positions = torch.arange(len(hidden_states), device=hidden_states.device)
+    summed = ((positions >= starts) & (positions < stops)).float()
     with exact_float32:
         return normalize(summed @ hidden_states.float(), dim=-1)
 
 
-def multi_vectors(projected):
-    """Normalises projected tokens, the rows of multi-vectors.
+def multi_vectors(projected: torch.Tensor) -> torch.Tensor:
+    """Normalises projected tokens to the rows of multi-vectors.
 
     Args:
         projected: a tensor ``(tokens, 128)``
@@ -43,20 +47,20 @@ def multi_vectors(projected):
     return normalize(projected.float(), dim=-1)
 
 
-def unit(vectors):
-    """Scales vectors that are arrays already to length 1.
+def unit(vectors: ArrayLike) -> np.ndarray:
+    """Scales vectors to length 1.
 
     Args:
-        vectors: an array ``(..., dim)``, or what numpy makes one of
+        vectors: an array ``(..., dim)``, or what numpy converts to one
 
     Returns:
-        a float32 array of the same shape. A vector of zeros stays as it is
+        a float32 array of the same shape. Zero vectors stay zero
     """
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def truncate(vectors, dim):
+def truncate(vectors: torch.Tensor, dim: int | None) -> torch.Tensor:
     """Keeps the first dimensions of Matryoshka vectors (arXiv 2205.13147).
 
     Args:
@@ -69,13 +73,13 @@ def truncate(vectors, dim):
     return vectors if dim is None else normalize(vectors[..., :dim], dim=-1)
 
 
-def pool_multi_vectors(multi_vectors, strategy, dim=128):
+def pool_multi_vectors(multi_vectors: Sequence[np.ndarray], strategy: str, dim: int = 128) -> np.ndarray:
     """Pools each multi-vector into one vector.
 
     Args:
         multi_vectors: a list of N float32 arrays ``(tokens_i, dim)``
         strategy: ``"mean"`` over the tokens, or ``"max"`` for the largest value of each dimension
-        dim (128): the dimensions of the result where the list is empty
+        dim (128): the dimensions of the result if the list is empty
 
     Returns:
         a float32 array ``(N, dim)``, rows of length 1
@@ -85,7 +89,7 @@ def pool_multi_vectors(multi_vectors, strategy, dim=128):
 
     starts = np.cumsum([0] + [len(vectors) for vectors in multi_vectors[:-1]])
     tokens = np.concatenate(multi_vectors)
-    # Normalised, the sum is the mean. In float64, so many additions lose nothing.
+    # A normalised sum equals a normalised mean. float64 avoids rounding errors in long sums.
     pooled = (
         np.add.reduceat(tokens, starts, dtype=np.float64) if strategy == "mean" else np.maximum.reduceat(tokens, starts)
     )

@@ -1,19 +1,22 @@
 """Texts and images -> token ids and positions.
 
-The contract that the rest of the engine relies on:
+The model's input format:
 
-- a text is ``"Query: <text>"`` or ``"Passage: <text>"``, and nothing else: no chat template, no begin or end token;
-- an image is one fixed prompt around its visual tokens, one token for each 2x2 block of 14x14 patches;
-- positions have three axes (time, height, width) that are equal in text and follow the grid in an image.
+- A text is ``"Query: <text>"`` or ``"Passage: <text>"``, without a chat template, begin or end token.
+- An image is a fixed prompt around its visual tokens, one for each 2x2 block of 14x14 patches.
+- Positions have three axes: time, height and width. They are equal in text, and follow the grid in an image.
 """
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .arguments import check_choice, check_integer
 from .checkpoint import CheckpointError, read_config
-from .images import ImageSettings, ResizedImage
+from .image_batch import ResizedImage
+from .images import ImageSettings
 
 PROMPT_NAMES = ("query", "passage")
 MAX_LENGTH = 32768
@@ -23,14 +26,14 @@ _IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{visual_tokens}<|vision_end|>
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text or image, as the language model reads it.
+    """The input of the language model for one text or image.
 
     Args:
         ids: an int64 tensor ``(length,)``
         positions: an int64 tensor ``(3, length)``: time, height, width
         pooled: the slice of the tokens whose mean is the single vector
-        own: the slice of the tokens of the text or image itself, without the prefix or prompt that it is put into
-        image (None): the :class:`ResizedImage` whose visual tokens these are, for an image
+        own: the slice of the tokens of the text or image itself, without the prefix or prompt
+        image (None): for an image, its :class:`ResizedImage`
     """
 
     ids: torch.Tensor
@@ -39,7 +42,7 @@ class Tokens:
     own: slice
     image: ResizedImage | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
 
@@ -50,17 +53,17 @@ class Processor:
         directory: the checkpoint's directory
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike) -> None:
         from transformers import Qwen2Tokenizer
 
         config = read_config(directory)
         try:
-            # The concrete class: the automatic ones would ask to run the repository's own Python.
+            # Not AutoTokenizer, which would ask to run the repository's own Python code.
             self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
-        except Exception as error:  # of any kind, from several libraries
+        except Exception as error:  # of many types, from several libraries
             raise CheckpointError(
                 f"The tokenizer in {directory} cannot be read ({type(error).__name__}: {error}). Download "
-                "tokenizer.json, tokenizer_config.json and what else there is of it again"
+                "tokenizer.json, tokenizer_config.json and its other files again"
             ) from error
 
         self.image_settings = ImageSettings.from_checkpoint(directory)
@@ -82,11 +85,13 @@ class Processor:
 
         self._prefix_lengths = {prefix: len(self.ids(prefix)) for prefix in ("Query:", "Passage:")}
 
-    def ids(self, text, **options):
-        """Returns the ids of a text's tokens, as it stands, without a prefix: an int64 tensor ``(length,)``."""
+    def ids(self, text: str, **options: Any) -> torch.Tensor:
+        """Returns the token ids of a text, without a prefix: an int64 tensor ``(length,)``."""
         return torch.tensor(self._tokenizer(text, **options)["input_ids"], dtype=torch.long)
 
-    def text_tokens(self, text, task, prompt_name="query", max_length=None):
+    def text_tokens(
+        self, text: str, task: str, prompt_name: str | None = "query", max_length: int | None = None
+    ) -> Tokens:
         """Tokenizes a text.
 
         Args:
@@ -99,7 +104,7 @@ class Processor:
             the text's :class:`Tokens`
 
         Raises:
-            TypeError: if the text is no string
+            TypeError: if the text is not a string
             ValueError: if an argument is not allowed
         """
         if not isinstance(text, str):
@@ -110,25 +115,25 @@ class Processor:
 
         is_passage = prompt_name == "passage" and task != "text-matching"
         prefix = "Passage:" if is_passage else "Query:"
-        # Cut here, not by the tokenizer, whose limit is one that all threads share.
+        # Not truncated by the tokenizer, whose limit is shared by all threads.
         ids = self.ids(f"{prefix} {text}", verbose=False)[: max_length or MAX_LENGTH]
         own = slice(min(self._prefix_lengths[prefix], len(ids)), len(ids))
         return Tokens(ids, torch.arange(len(ids)).expand(3, -1), slice(0, len(ids)), own)
 
-    def token_texts(self, tokens):
-        """Returns what each of a text's own tokens says, a list of strings.
+    def token_texts(self, tokens: Tokens) -> list[str]:
+        """Decodes each of a text's own tokens to a string.
 
-        A character that is spelled in several tokens is told by none of them: each has a replacement character.
+        A character of several tokens is decoded to a replacement character in each.
 
         Args:
             tokens: the text's :class:`Tokens`
         """
         return [self._tokenizer.decode([token]) for token in tokens.ids[tokens.own].tolist()]
 
-    def grid(self, image):
-        """Returns how an image's visual tokens lie on it, as a ``(rows, columns)`` tuple.
+    def grid(self, image: ResizedImage) -> tuple[int, int]:
+        """Returns the grid of an image's visual tokens, a ``(rows, columns)`` tuple.
 
-        They are in the order of reading: the first row from left to right, then the next.
+        The tokens are in row-major order.
 
         Args:
             image: a :class:`ResizedImage`
@@ -137,24 +142,24 @@ class Processor:
         return height // self.image_settings.token_size, width // self.image_settings.token_size
 
     @property
-    def tokens_around_image(self):
-        """The numbers of tokens of the image prompt before an image's visual tokens, and after them."""
+    def tokens_around_image(self) -> tuple[int, int]:
+        """The numbers of the image prompt's tokens before and after the visual tokens."""
         return len(self._before_image), len(self._after_image)
 
-    def image_tokens(self, image):
-        """Lays an image's visual tokens into the model's image prompt.
+    def image_tokens(self, image: ResizedImage) -> Tokens:
+        """Builds the model's image prompt with an image's visual tokens.
 
         Args:
             image: a :class:`ResizedImage`
 
         Returns:
-            the image's :class:`Tokens`. The single vector pools the visual tokens and the two that enclose them
+            the image's :class:`Tokens`. The single vector pools the visual tokens and the two around them
         """
         rows, columns = self.grid(image)
         before, after = self._before_image, self._after_image
         ids = torch.cat([before, self._visual_token.expand(rows * columns), after])
 
-        # Text, then the grid from where the text stopped, then text from the grid's far edge on.
+        # The grid's positions begin after the text's. The text after it begins at the grid's longer side.
         start, end = len(before), len(before) + max(rows, columns)
         grid = torch.stack(
             [

@@ -1,15 +1,20 @@
-"""What the values in a checkpoint's JSON files must be: their types and ranges.
+"""The types and ranges of the values in a checkpoint's JSON files.
 
-A schema is a dict of keys to checks. A check is a function of a value that says what it expected in place of it, or
-returns ``None`` where the value is right. A key whose check is marked by :func:`optional` may be absent.
+A schema maps keys to checks. A check is a function of a value. It returns ``None`` if the value is valid, else a
+description of what it expects. A key may be absent if its check is :func:`optional`.
 """
 
 import numbers
 import re
+from collections.abc import Callable
+from typing import Any
+
+Check = Callable[[Any], str | None]
+Schema = dict[str, Any]
 
 
-def integer(minimum, maximum=10**12):
-    """An integer in a range."""
+def integer(minimum: int, maximum: int = 10**12) -> Check:
+    """Checks for an integer in a range."""
 
     def check(value):
         if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
@@ -19,8 +24,8 @@ def integer(minimum, maximum=10**12):
     return check
 
 
-def number(minimum, maximum):
-    """A number in a range, which NaN is not."""
+def number(minimum: float, maximum: float) -> Check:
+    """Checks for a number in a range. NaN is in none."""
 
     def check(value):
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and minimum <= value <= maximum:
@@ -30,8 +35,8 @@ def number(minimum, maximum):
     return check
 
 
-def list_of(item, length=None):
-    """A list that is not empty, of items that each pass a check, and, where ``length`` is given, of as many."""
+def list_of(item: Check, length: int | None = None) -> Check:
+    """Checks for a list that is not empty, of items that pass a check, and of a length, if it is given."""
 
     def check(value):
         if not isinstance(value, list) or not value or (length is not None and len(value) != length):
@@ -41,8 +46,8 @@ def list_of(item, length=None):
     return check
 
 
-def one_of(*choices):
-    """One of a few values, of the same type."""
+def one_of(*choices: Any) -> Check:
+    """Checks for one of a few values, of the same type."""
 
     def check(value):
         if any(type(value) is type(choice) and value == choice for choice in choices):
@@ -52,43 +57,46 @@ def one_of(*choices):
     return check
 
 
-def present(value):
-    """Anything."""
+def present(value: Any) -> str | None:
+    """Accepts any value."""
     return None
 
 
-def name(value):
-    """A name of letters, digits, underscores and hyphens."""
+def name(value: Any) -> str | None:
+    """Checks for a name of letters, digits, underscores and hyphens."""
     return None if isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) else "a name"
 
 
-def optional(check):
-    """The same check, of a key that may be absent or ``null``."""
-
-    def check_if_given(value):
-        return None if value is None else check(value)
-
-    check_if_given.is_optional = True
-    return check_if_given
+def optional(check: Check) -> Check:
+    """Makes the key of a check optional: it may be absent or ``null``."""
+    return _Optional(check)
 
 
-def find_problem(values, schema, where=""):
-    """Compares a JSON object with a schema.
+class _Optional:
+    def __init__(self, check):
+        self._check = check
+
+    def __call__(self, value):
+        return None if value is None else self._check(value)
+
+
+def find_problem(values: Any, schema: Schema, where: str = "") -> str | None:
+    """Checks a JSON object against a schema.
 
     Args:
         values: the decoded JSON
-        schema: a dict of keys to checks, or to further such dicts
-        where (""): what stands before the keys in the message
+        schema: a dict of keys to checks, or to nested schemas
+        where (""): the prefix of the keys in the message
 
     Returns:
-        what to say of the file: the key, its value and what was expected; or ``None`` if all is right
+        the rest of a sentence about the file: the key, its value and what was expected. ``None`` if all is valid
     """
     if not isinstance(values, dict):
         return f"has {_show(values)} {'for ' + repr(where[:-1]) if where else 'in it'}, expected an object"
 
     for key, check in schema.items():
         if key not in values:
-            if not getattr(check, "is_optional", False):
+            if not isinstance(check, _Optional):
                 return f"lacks {where + key!r}"
         elif isinstance(check, dict):
             problem = find_problem(values[key], check, f"{where}{key}.")
@@ -102,15 +110,15 @@ def find_problem(values, schema, where=""):
 def _show(value):
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists within lists
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deeply nested lists
         text = f"a very long {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _SIZE = integer(1, 10**9)
 
-# What describes the network.
-CONFIG = {
+# The keys of config.json that describe the network.
+CONFIG: Schema = {
     "text_config": {
         "hidden_size": _SIZE,
         "intermediate_size": _SIZE,
@@ -142,8 +150,8 @@ CONFIG = {
     "multi_vector_projector_dim": _SIZE,
 }
 
-# How positions turn vectors. In ``text_config``, it has this layout since transformers 5, and an older one before.
-ROPE = {
+# The rotary settings in ``text_config``, see :func:`rope_parameters`.
+ROPE: Schema = {
     "rope_theta": number(1, 1e12),
     "mrope_section": list_of(integer(1, 10**6), length=3),
     "rope_type": optional(one_of("default", "mrope")),
@@ -152,12 +160,12 @@ ROPE = {
 
 _EMPTY = one_of({}, [], False, "none")
 
-ADAPTER = {
+ADAPTER: Schema = {
     "r": integer(1, 10**6),
     "lora_alpha": number(1e-6, 1e9),
     "target_modules": present,
     "use_rslora": optional(one_of(True, False)),
-    # What would make of the same tensors another adapter.
+    # Settings that would change how the tensors are applied.
     "peft_type": optional(one_of("LORA")),
     "bias": optional(_EMPTY),
     "use_dora": optional(_EMPTY),
@@ -169,7 +177,7 @@ ADAPTER = {
     "modules_to_save": optional(_EMPTY),
 }
 
-IMAGES = {
+IMAGES: Schema = {
     "patch_size": integer(1, 1024),
     "merge_size": integer(1, 64),
     "temporal_patch_size": integer(1, 64),
@@ -180,11 +188,11 @@ IMAGES = {
 }
 
 
-def find_config_problem(config):
-    """Checks the decoded ``config.json``, each value and then how they fit together.
+def find_config_problem(config: Any) -> str | None:
+    """Checks the decoded ``config.json``: each value, and then their consistency.
 
     Returns:
-        what to say of the file, or ``None`` if all is right
+        the rest of a sentence about the file, or ``None`` if all is valid
     """
     problem = find_problem(config, CONFIG)
     if problem is None:
@@ -196,35 +204,43 @@ def find_config_problem(config):
     head_dim = text["hidden_size"] // text["num_attention_heads"]
     token_size = vision["patch_size"] * vision["spatial_merge_size"]
     section = rope_parameters(text)["mrope_section"]
-    fits = {
-        "text_config.hidden_size is no multiple of num_attention_heads": head_dim * text["num_attention_heads"]
-        == text["hidden_size"],
-        "text_config.num_attention_heads is no multiple of num_key_value_heads": text["num_attention_heads"]
-        % text["num_key_value_heads"]
-        == 0,
-        f"text_config's mrope_section {section} does not sum up to half of a head's {head_dim} dimensions": 2
-        * sum(section)
-        == head_dim,
-        "vision_config.hidden_size is no multiple of 4 times num_heads": vision["hidden_size"]
-        % (4 * vision["num_heads"])
-        == 0,
-        "vision_config.out_hidden_size is not text_config.hidden_size": vision["out_hidden_size"]
-        == text["hidden_size"],
-        f"vision_config.window_size is no multiple of a visual token's {token_size} pixels": vision["window_size"]
-        % token_size
-        == 0,
-        f"vision_config.fullatt_block_indexes names a block beyond the {vision['depth']} that there are": max(
-            vision["fullatt_block_indexes"]
-        )
-        < vision["depth"],
-        "image_token_id is beyond text_config.vocab_size": config["image_token_id"] < text["vocab_size"],
-        "task_names names a task twice": len(set(config["task_names"])) == len(config["task_names"]),
-    }
-    return next((f"contradicts itself: {problem}" for problem, is_right in fits.items() if not is_right), None)
+    requirements = (
+        (
+            head_dim * text["num_attention_heads"] == text["hidden_size"],
+            "text_config.hidden_size is not a multiple of num_attention_heads",
+        ),
+        (
+            text["num_attention_heads"] % text["num_key_value_heads"] == 0,
+            "text_config.num_attention_heads is not a multiple of num_key_value_heads",
+        ),
+        (
+            2 * sum(section) == head_dim,
+            f"text_config's mrope_section {section} does not sum up to half of a head's {head_dim} dimensions",
+        ),
+        (
+            vision["hidden_size"] % (4 * vision["num_heads"]) == 0,
+            "vision_config.hidden_size is not a multiple of 4 times num_heads",
+        ),
+        (
+            vision["out_hidden_size"] == text["hidden_size"],
+            "vision_config.out_hidden_size is not text_config.hidden_size",
+        ),
+        (
+            vision["window_size"] % token_size == 0,
+            f"vision_config.window_size is not a multiple of a visual token's {token_size} pixels",
+        ),
+        (
+            max(vision["fullatt_block_indexes"]) < vision["depth"],
+            f"vision_config.fullatt_block_indexes names a block beyond the {vision['depth']} blocks",
+        ),
+        (config["image_token_id"] < text["vocab_size"], "image_token_id is beyond text_config.vocab_size"),
+        (len(set(config["task_names"])) == len(config["task_names"]), "task_names names a task twice"),
+    )
+    return next((f"contradicts itself: {problem}" for is_met, problem in requirements if not is_met), None)
 
 
-def rope_parameters(text_config):
-    """Returns the rotary settings of a ``text_config`` of either layout, as one dict."""
+def rope_parameters(text_config: dict[str, Any]) -> Any:
+    """Returns the rotary settings of a ``text_config``, in the layout since transformers 5 or the older one."""
     settings = text_config.get("rope_parameters") or text_config.get("rope_scaling")
     if not isinstance(settings, dict):
         return settings

@@ -1,43 +1,47 @@
 """Late interaction -> class scores -> probabilities.
 
-Late interaction (ColBERT, arXiv 2004.12832) compares every token of a class text with every token of an image and
-keeps, for each class token, its best match: MaxSim. Summed, that favours long class names, since every further token
-adds a non-negative share; divided by the number of class tokens it is the mean best cosine, in ``[-1, 1]``, and a
-name's length wins nothing.
+Late interaction (ColBERT, arXiv 2004.12832) compares each token of a class text with each token of an image, and keeps
+the best match of each class token: MaxSim. Their sum favours long class names. Divided by the number of class tokens,
+it is the mean of the best cosines, in ``[-1, 1]``, which does not favour them.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from .memory import in_halves
 
-_MAX_SIMILARITIES = 2**26  # similarities held at a time: 256 MiB in float32
+MultiVectors = Sequence[np.ndarray | torch.Tensor]
+
+_MAX_SIMILARITIES = 2**26  # similarities in memory at a time: 256 MiB in float32
 
 
 class TokenSet:
-    """The multi-vectors of all class texts, laid end to end so that one product scores them all.
+    """The multi-vectors of all class texts, concatenated, so that one product scores them all.
 
     Args:
-        multi_vectors: a list of float32 arrays ``(tokens_i, 128)``, one a class
-        device ("cpu"): where to score
+        multi_vectors: a list of float32 arrays or tensors ``(tokens_i, 128)``, one per class
+        device ("cpu"): the device to score on
     """
 
-    def __init__(self, multi_vectors, device="cpu"):
+    def __init__(self, multi_vectors: MultiVectors, device: str | torch.device = "cpu") -> None:
         self.lengths = torch.tensor([len(vectors) for vectors in multi_vectors], device=device)
         self.owner = torch.repeat_interleave(torch.arange(len(multi_vectors), device=device), self.lengths)
         self.vectors = torch.cat([torch.as_tensor(vectors) for vectors in multi_vectors]).to(device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
 
-def maxsim(images, classes, normalize=True):
+def maxsim(images: MultiVectors, classes: TokenSet, normalize: bool = True) -> torch.Tensor:
     """Scores images against classes by late interaction.
 
     Args:
-        images: a list of float32 arrays ``(tokens_i, 128)`` with rows of length 1
+        images: a list of float32 arrays or tensors ``(tokens_i, 128)`` with rows of length 1
         classes: a :class:`TokenSet`
-        normalize (True): whether to divide by the number of class tokens, which brings the scores into ``[-1, 1]``.
-            Otherwise they are ColBERT's plain sums
+        normalize (True): whether to divide by the number of class tokens, which gives scores in ``[-1, 1]``. Otherwise
+            they are ColBERT's plain sums
 
     Returns:
         a float32 tensor ``(images, classes)``
@@ -61,12 +65,12 @@ def _sums_of_maxima(images, classes):
     return scores
 
 
-def class_logits(scores, temperature):
-    """Turns scores into logits whose softmax is safe to compute without further care.
+def class_logits(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Converts scores to logits whose softmax cannot overflow.
 
     Args:
         scores: a float32 tensor ``(images, classes)``
-        temperature: the softmax temperature, over 0; the smaller, the more decided the probabilities
+        temperature: the softmax temperature, over 0. Smaller values give more confident probabilities
 
     Returns:
         a float32 tensor ``(images, classes)``, at most 0, exactly 0 for each image's best class

@@ -1,21 +1,28 @@
-"""What :mod:`engine.elementwise` computes, as kernels for GPUs. Each reads and writes memory once.
+"""Fused GPU kernels for :mod:`engine.elementwise` and :mod:`engine.attention`. Each reads and writes memory once.
 
 Triton comes with torch's builds for GPUs. Its interpreter (``TRITON_INTERPRET=1``) runs the same kernels on a CPU.
 """
 
 import math
+from typing import TYPE_CHECKING
 
+import torch
 import triton
 from triton import language as tl
 
-# Columns that one program of the product of gate and up computes.
+if TYPE_CHECKING:
+    from .attention import Packing
+
+# Columns per program of silu_mul.
 _COLUMNS = 4096
 
-# The patches of a window of the vision tower.
+# Patches in a window of the vision tower.
 LONGEST_WINDOW = 64
 
 
-def add_norm(residual, added, weight, epsilon, out):
+def add_norm(
+    residual: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float, out: torch.Tensor
+) -> None:
     """``residual += added``, unless that is ``None``, and ``out = rms_norm(residual) * weight``."""
     rows, width = residual.shape
     _add_norm[(rows,)](
@@ -34,8 +41,8 @@ def add_norm(residual, added, weight, epsilon, out):
     )
 
 
-def rotate(vectors, cos, sin):
-    """Turns the heads of ``vectors``, which is overwritten."""
+def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotates the heads of ``vectors`` in place."""
     tokens, heads, head_dim = vectors.shape
     half = head_dim // 2
     _rotate[(tokens,)](
@@ -53,8 +60,10 @@ def rotate(vectors, cos, sin):
     )
 
 
-def attend_in_windows(vectors, cos, sin, offsets, out):
-    """Turns the queries and keys of short sequences, and lets each attend to itself.
+def attend_in_windows(
+    vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, offsets: torch.Tensor, out: torch.Tensor
+) -> None:
+    """Rotates queries and keys, and computes attention within each of many short sequences.
 
     Args:
         vectors: a tensor ``(tokens, 3 * heads, head_dim)`` of queries, keys and values, in 16 bits
@@ -64,7 +73,7 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
         out: the tensor ``(tokens, heads * head_dim)`` to write to
     """
     _, heads, head_dim = vectors.shape
-    # Heads first: those of a window read the same angles, and lie side by side.
+    # Heads first: the heads of a window read the same angles and adjacent memory.
     _attend_in_windows[(heads // 3, len(offsets) - 1)](
         vectors,
         cos,
@@ -76,30 +85,37 @@ def attend_in_windows(vectors, cos, sin, offsets, out):
         head_dim**-0.5,
         heads // 3,
         head_dim // 2,
-        # The least that tensor cores multiply.
+        # The smallest size that tensor cores multiply.
         max(16, triton.next_power_of_2(head_dim // 2)),
         LONGEST_WINDOW,
         num_warps=4,
     )
 
 
-def attends_causally(head_dim):
-    """Whether :func:`attend_causally` takes heads of a size: tensor cores multiply halves of at least 16."""
+def attends_causally(head_dim: int) -> bool:
+    """Whether :func:`attend_causally` supports a head size. Tensor cores multiply halves of at least 16."""
     return head_dim >= 32 and head_dim & (head_dim - 1) == 0
 
 
-def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
-    """Turns queries, and lets each token attend to those before it in its sequence, and to itself.
+def attend_causally(
+    vectors: torch.Tensor,
+    key_heads: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    packing: "Packing",
+    out: torch.Tensor,
+    stages: int,
+) -> None:
+    """Rotates queries, and computes causal attention within each sequence.
 
     Args:
-        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)`` of queries, of keys that are turned already, and
-            of values, in 16 bits
-        key_heads: the number of heads of keys, and of values
+        vectors: a tensor ``(tokens, heads + 2 * key_heads, head_dim)`` of queries, rotated keys and values, in 16 bits
+        key_heads: the number of heads of the keys, and of the values
         cos: a contiguous tensor ``(tokens, head_dim / 2)``
         sin: a tensor like ``cos``
         packing: the :class:`engine.attention.Packing`
         out: the tensor ``(tokens, heads * head_dim)`` to write to
-        stages: the number of blocks of keys and values that are held, or on their way, at a time
+        stages: the number of pipeline stages: blocks of keys and values that are in shared memory at a time
     """
     _, heads, head_dim = vectors.shape
     heads -= 2 * key_heads
@@ -112,7 +128,7 @@ def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
         out,
         vectors.stride(0),
         out.stride(0),
-        # Powers of two are what the GPU computes.
+        # The GPU computes powers of two.
         head_dim**-0.5 * math.log2(math.e),
         heads,
         key_heads,
@@ -124,7 +140,7 @@ def attend_causally(vectors, key_heads, cos, sin, packing, out, stages):
     )
 
 
-def silu_mul(gate_up, out):
+def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
     """``out = silu(gate) * up``."""
     rows, width = out.shape
     _silu_mul[(rows, triton.cdiv(width, _COLUMNS))](
@@ -231,7 +247,7 @@ def _attend_in_windows(
     cosine = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
     sine = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
 
-    # The halves of a head's dimensions are held apart, as the rotation takes them.
+    # The halves of a head's dimensions are loaded separately, as the rotation needs them.
     query = vectors + token * token_stride + head * (2 * half) + dims[None, :]
     key = query + heads * (2 * half)
     value = key + heads * (2 * half)
@@ -274,7 +290,7 @@ def _attend_causally(
     block: tl.constexpr,
     key_block: tl.constexpr,
 ):
-    # The last rows, which have most to do, first.
+    # The last rows first, since they take longest.
     first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * block
     head = tl.program_id(1)
     start = tl.load(offsets + tl.program_id(2)).to(tl.int64)

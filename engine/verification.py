@@ -1,33 +1,31 @@
-"""Checks the engine on the weights, processor and versions at hand, against the same weights run as plainly as can be.
+"""Checks the engine against a plain implementation, on the installed weights, processor and versions.
 
 Usage::
 
     python -m jina_embeddings_v4.engine.verification --model CHECKPOINT --device cuda --precision auto
 
-The reference is transformers' own Qwen2.5-VL with PEFT's adapters, in float32, one input at a time, with transformers'
-tokenizer and image processor. It shares with the engine only how files are found and read. No code from the hub is run.
+The reference, :mod:`engine.reference`, shares only the loading of files with the engine. No code from the hub is run.
 """
 
 import argparse
 import gc
+import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.nn.functional import normalize
 
-from .checkpoint import CheckpointError, read_config, read_json, resolve
+from .checkpoint import CheckpointError, read_json, resolve
 from .devices import PRECISIONS, exact_float32, free_cache, resolve_device
 from .encoder import Encoder
-from .loading import load_network
+from .reference import Reference
 
-_IMAGE_PROMPT = "<|im_start|>user\n<|vision_start|>{}<|vision_end|>Describe the image.<|im_end|>\n"
-
-# Texts and what they are to their reader.
+# The texts, and their prompt names.
 TEXTS = {
     "a short query": ("an invoice with a blue stamp", "query"),
     "an empty query": ("", "query"),
@@ -36,7 +34,7 @@ TEXTS = {
     "a long passage": ("def area(radius):\n    return 3.14159 * radius**2\n\n" * 60, "passage"),
 }
 
-# Images by their height and width. A page is drawn at the size that the checkpoint reads at most.
+# The images' heights and widths. A page of the checkpoint's largest size, and one beyond it, are added.
 SIZES = {
     "a small image": (37, 61),
     "a square": (224, 224),
@@ -48,11 +46,11 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far embeddings may be from the reference.
+    """The allowed differences of embeddings from the reference.
 
     Args:
         difference: the largest difference of two values of single vectors
-        multi_difference: the same of multi-vectors
+        multi_difference: the largest difference of two values of multi-vectors
         single: the smallest cosine of two single vectors
         multi: the smallest mean cosine of the rows of two multi-vectors
         token: the smallest cosine of two rows of multi-vectors
@@ -65,9 +63,9 @@ class Bounds:
     token: float
 
 
-# Two ways to compute in float32 differ by rounding, which grows with the layers: 1e-7 to 2e-6 was seen. Half precision
-# rounds each value to 3 digits, and int8 rounds weights and inputs to 2. A row by itself is off by more than the mean
-# of them, but one that was mixed up with another, or computed from garbage, is not nearly there.
+# In float32, two implementations differ by rounding, which grows with the layers: by 1e-7 to 2e-6 in measurements. Half
+# precision rounds values to 3 digits, and int8 rounds weights and inputs to 2. A single row differs by more than the
+# mean of all, but a row that is swapped with another, or computed from garbage, differs far more.
 BOUNDS = {
     torch.float32: Bounds(1e-5, 1e-5, 0.99999, 0.99999, 0.99999),
     torch.bfloat16: Bounds(1e-2, 5e-2, 0.999, 0.999, 0.98),
@@ -78,17 +76,17 @@ BOUNDS = {
 
 @dataclass
 class Row:
-    """How far the embeddings of some inputs are from the reference.
+    """The measured differences of some inputs' embeddings from the reference.
 
     Args:
         task: the task
-        inputs: what they are
+        inputs: a description of the inputs
         difference: the largest difference of two values of single vectors
-        multi_difference: the same of multi-vectors
+        multi_difference: the largest difference of two values of multi-vectors
         single: the smallest cosine of two single vectors
         multi: the smallest mean cosine of the rows of two multi-vectors
         token: the smallest cosine of two rows of multi-vectors
-        worst: the name of the input that has the lowest of these cosines
+        worst: the name of the input with the lowest of these cosines
     """
 
     task: str
@@ -100,42 +98,47 @@ class Row:
     token: float
     worst: str
 
-    def is_within(self, bounds):
-        # Written so that NaN is not.
+    def is_within(self, bounds: Bounds) -> bool:
+        """Whether all differences are within the bounds. NaN is not."""
         is_near = self.difference <= bounds.difference and self.multi_difference <= bounds.multi_difference
         return is_near and all(getattr(self, name) >= getattr(bounds, name) for name in ("single", "multi", "token"))
 
 
-def verify(checkpoint, device=None, precision="auto", reference_device=None):
+def verify(
+    checkpoint: str | os.PathLike,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    reference_device: str | torch.device | None = None,
+) -> tuple[list[Row], torch.dtype, tuple[float, float]]:
     """Compares the engine with the reference.
 
-    The two are loaded one after the other, and never held at once.
+    They are loaded one after the other, so that only one is in memory.
 
     Args:
         checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
-        device (None): where the engine runs, as in :class:`engine.encoder.Encoder`
-        precision ("auto"): what the engine computes in
-        reference_device (None): where the reference runs, in float32, which takes twice the memory of bfloat16. By
-            default where the engine runs
+        device (None): the engine's device, as in :class:`engine.encoder.Encoder`
+        precision ("auto"): the engine's precision
+        reference_device (None): the reference's device. Its float32 takes twice the memory of bfloat16. ``None`` means
+            the engine's device
 
     Returns:
-        a tuple of the list of :class:`Row`, the :class:`torch.dtype` that the engine computed in, and the seconds that
-        the reference and the engine took, loading included
+        a tuple of the list of :class:`Row`, the engine's :class:`torch.dtype`, and the seconds of the reference and of
+        the engine, loading included
 
     Raises:
-        engine.checkpoint.CheckpointError: if the checkpoint is not to be had, or damaged
+        engine.checkpoint.CheckpointError: if the checkpoint cannot be found or downloaded, or is damaged
         ValueError: if an argument is not allowed
     """
     directory = resolve(checkpoint)
     device = resolve_device(device)
-    # Before the reference takes its time.
+    # First, so that wrong arguments fail before the reference runs.
     encoder = Encoder(directory, device=device, precision=precision)
     settings = read_json(directory / "preprocessor_config.json")
     images = _draw_images(settings["max_pixels"])
 
     start = time.perf_counter()
     with exact_float32:
-        expected = _Reference(directory, resolve_device(reference_device or device), settings).embed(TEXTS, images)
+        expected = Reference(directory, resolve_device(reference_device or device), settings).embed(TEXTS, images)
     gc.collect()
     free_cache(device)
     reference_seconds = time.perf_counter() - start
@@ -147,10 +150,17 @@ def verify(checkpoint, device=None, precision="auto", reference_device=None):
             ("texts", list(TEXTS), lambda names, task=task: _encode_texts(encoder, names, task)),
             ("images", list(images), lambda names, task=task: encoder.encode_images([images[n] for n in names], task)),
         ):
-            alone = [encode([name]) for name in names]
-            single = np.concatenate([one.single for one in alone])
+            singly = [encode([name]) for name in names]
+            single = np.concatenate([embeddings.single for embeddings in singly])
             rows.append(
-                _compare(expected, task, f"{inputs}, one by one", names, single, [one.multi[0] for one in alone])
+                _compare(
+                    expected,
+                    task,
+                    f"{inputs}, one by one",
+                    names,
+                    single,
+                    [embeddings.multi[0] for embeddings in singly],
+                )
             )
             together = encode(names)
             rows.append(_compare(expected, task, f"{inputs}, as a batch", names, together.single, together.multi))
@@ -158,33 +168,33 @@ def verify(checkpoint, device=None, precision="auto", reference_device=None):
 
 
 def _encode_texts(encoder, names, task):
-    # A new cache, since a text that was encoded alone would not be encoded in a batch.
+    # Clears the cache, so that texts that were encoded alone are encoded in the batch, too.
     encoder._cache = type(encoder._cache)()
     found = {}
     for prompt_name in ("query", "passage"):
-        of_kind = [name for name in names if TEXTS[name][1] == prompt_name]
-        embeddings = encoder.encode_texts([TEXTS[name][0] for name in of_kind], task, prompt_name)
-        found |= zip(of_kind, zip(embeddings.single, embeddings.multi, strict=True), strict=True)
+        kind_names = [name for name in names if TEXTS[name][1] == prompt_name]
+        embeddings = encoder.encode_texts([TEXTS[name][0] for name in kind_names], task, prompt_name)
+        found |= zip(kind_names, zip(embeddings.single, embeddings.multi, strict=True), strict=True)
     return type(embeddings)(np.stack([found[name][0] for name in names]), [found[name][1] for name in names])
 
 
 def _compare(expected, task, inputs, names, single, multi):
-    differences, of_multi, cosines, means, lowest = [], [], [], [], []
+    differences, multi_differences, cosines, means, lowest = [], [], [], [], []
     for name, found, found_rows in zip(names, single, multi, strict=True):
         exact, exact_rows = expected[task, name]
         differences.append(np.abs(found - exact).max())
         cosines.append(float(found.astype(np.float64) @ exact))
         if found_rows.shape == exact_rows.shape:
-            of_multi.append(np.abs(found_rows - exact_rows).max())
-            of_rows = (found_rows.astype(np.float64) * exact_rows).sum(axis=1)
+            multi_differences.append(np.abs(found_rows - exact_rows).max())
+            row_cosines = (found_rows.astype(np.float64) * exact_rows).sum(axis=1)
         else:
-            of_multi.append(np.inf)
-            of_rows = np.array([-1.0])
-        means.append(float(of_rows.mean()))
-        lowest.append(float(of_rows.min()))
+            multi_differences.append(np.inf)
+            row_cosines = np.array([-1.0])
+        means.append(float(row_cosines.mean()))
+        lowest.append(float(row_cosines.min()))
     worst = names[int(np.argmin(np.nan_to_num(np.minimum(np.minimum(cosines, means), lowest), nan=-2)))]
-    least = (float(np.min(values)) for values in (cosines, means, lowest))
-    return Row(task, inputs, float(np.max(differences)), float(np.max(of_multi)), *least, worst)
+    smallest = (float(np.min(values)) for values in (cosines, means, lowest))
+    return Row(task, inputs, float(np.max(differences)), float(np.max(multi_differences)), *smallest, worst)
 
 
 def _draw_images(max_pixels):
@@ -201,65 +211,12 @@ def _draw_images(max_pixels):
     for line, y in enumerate(range(20, page.height - 20, 16)):
         draw.text((20, y), f"{line:03}  total amount due, item {line * 37 % 101}, EUR {line * 7.25:.2f}", fill="black")
     images["a full page"] = page
-    # What is resized on the way.
+    # This one is resized when it is loaded.
     images["a page beyond max_pixels"] = page.resize((page.width * 4 // 3, page.height * 5 // 4))
     return images
 
 
-class _Reference:
-    """The weights as transformers and PEFT run them, in float32."""
-
-    def __init__(self, directory, device, settings):
-        from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor
-
-        self._device = device
-        self._tasks = read_config(directory)["task_names"]
-        self._tokenizer = Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True)
-        self._processor = Qwen2VLImageProcessor.from_pretrained(str(directory), local_files_only=True)
-        self._size = {"shortest_edge": settings["min_pixels"], "longest_edge": settings["max_pixels"]}
-        self._merge = settings["merge_size"]
-        self._network = load_network(directory, device, torch.float32)
-        self._towers = self._network.base_model.model
-
-    @torch.inference_mode()
-    def embed(self, texts, images):
-        """Embeds texts and images for all tasks.
-
-        Returns:
-            a dict of the single vector and the multi-vector, arrays of float64, by the task and the input's name
-        """
-        found = {}
-        for task in self._tasks:
-            self._network.set_adapter(task)
-            for name, (text, prompt_name) in texts.items():
-                # Text matching is symmetric: all its texts are queries.
-                prefix = "Passage" if prompt_name == "passage" and task != "text-matching" else "Query"
-                ids = torch.tensor([self._tokenizer(f"{prefix}: {text}")["input_ids"]], device=self._device)
-                found[task, name] = self._vectors({"input_ids": ids}, slice(None))
-            for name, image in images.items():
-                found[task, name] = self._embed_image(image)
-        return found
-
-    def _embed_image(self, image):
-        inputs = self._processor(images=[image.convert("RGB")], size=self._size, return_tensors="pt").to(self._device)
-        visual = int(inputs["image_grid_thw"].prod()) // self._merge**2
-        prompt = _IMAGE_PROMPT.format("<|image_pad|>" * visual)
-        ids = torch.tensor([self._tokenizer(prompt)["input_ids"]], device=self._device)
-        is_visual = ids == self._towers.model.config.image_token_id
-        first = int(is_visual[0].nonzero()[0])
-        inputs = {**inputs, "input_ids": ids, "mm_token_type_ids": is_visual.int()}
-        # The visual tokens, and the two that enclose them.
-        return self._vectors(inputs, slice(first - 1, first + visual + 1))
-
-    def _vectors(self, inputs, pooled):
-        mask = torch.ones_like(inputs["input_ids"])
-        hidden_states = self._towers.model(**inputs, attention_mask=mask, use_cache=False).last_hidden_state[0]
-        single = normalize(hidden_states[pooled].double().mean(dim=0), dim=-1)
-        multi = normalize(self._towers.multi_vector_projector(hidden_states).double(), dim=-1)
-        return single.cpu().numpy(), multi.cpu().numpy()
-
-
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the check as a command.
 
     Returns:
@@ -267,9 +224,9 @@ def main(arguments=None):
     """
     parser = argparse.ArgumentParser(description="Checks the embeddings on your weights, device and versions.")
     parser.add_argument("--model", required=True, help="a directory, org/name or org/name@revision")
-    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first there is")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="what the engine computes in")
-    parser.add_argument("--reference-device", help="where the float32 reference runs; by default the same device")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first available")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="the engine's precision")
+    parser.add_argument("--reference-device", help="the float32 reference's device; by default the same device")
     options = parser.parse_args(arguments)
     try:
         device = resolve_device(options.device or None)
@@ -301,13 +258,13 @@ def main(arguments=None):
     )
     bad = [row for row in rows if not row.is_within(bounds)]
     if not bad:
-        print("PASS: the embeddings are those of the plain float32 run of the same weights, within the bounds")
+        print("PASS: the embeddings are those of the float32 reference, within the bounds")
         return 0
 
     worst = min(bad, key=lambda row: np.nan_to_num(min(row.single, row.multi, row.token), nan=-2))
     print(
-        f"FAIL: {worst.worst!r}, task {worst.task!r}, {worst.inputs}, is the farthest. Try precision='float32' and "
-        "JINA_V4_PLAIN_KERNELS=1, and report what is printed above"
+        f"FAIL: {worst.worst!r}, task {worst.task!r}, {worst.inputs}, differs most. Try precision='float32' and "
+        "JINA_V4_PLAIN_KERNELS=1, and report the output above"
     )
     return 1
 

@@ -22,8 +22,9 @@ from .. import DEMO_CHECKPOINT, DEMO_MODEL
 from ..engine.arguments import check_choice
 from ..engine.checkpoint import ADAPTERS, REPOSITORY, fingerprint, read_config, resolve
 from ..engine.devices import resolve_device, resolve_dtype
-from ..engine.image_files import check_dataset_path
-from ..engine.images import ImageBatch, ImageError, resize_image
+from ..engine.image_batch import ImageBatch
+from ..engine.image_files import ImageError, check_dataset_path
+from ..engine.images import resize_image
 from ..engine.loading import load_network
 from ..engine.processing import Processor
 from .adapters import Batch, train_adapter
@@ -88,8 +89,8 @@ def finetune(
     config = read_config(directory)
     check_choice("task", task, config["task_names"])
     check_choice("precision", precision, ("auto", "float32", "bfloat16"))
-    device = resolve_device(device)
-    network = load_network(directory, device, resolve_dtype(precision, device))
+    resolved = resolve_device(device)
+    network = load_network(directory, resolved, resolve_dtype(precision, resolved))
     processor = Processor(directory)
 
     def batches(start):

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.encoder import Embeddings, Encoder, join
-from ..engine.images import ImageError, describe
+from ..engine.embeddings import Embeddings, join
+from ..engine.encoder import Encoder
+from ..engine.image_files import ImageError
+from ..engine.image_loading import describe
 from .failures import FailedImage, spread
 from .loading import load_or_fail
 from .seams import (
@@ -35,7 +37,7 @@ def encode_images(
 
     Args:
         encoder: the encoder
-        images: images as :func:`engine.images.load_image` takes them, or what a data loader's worker made of them
+        images: images as :func:`engine.image_loading.load_image` takes them, or a data loader's results
         max_pixels (None): see :meth:`engine.encoder.Encoder.encode_images`
         truncate_dim (None): see there
         tasks (None): a list of tasks, by default the encoder's own
@@ -47,7 +49,7 @@ def encode_images(
         with ``tasks`` a dict of them by task
 
     Raises:
-        engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
+        engine.image_files.ImageError: if an image cannot be read, and failures are not to be skipped
     """
     if skip_failures is None:
         skip_failures = fiftyone_argument((*COMPUTE_EMBEDDINGS, *APPLY_MODEL), "skip_failures", default=False)
@@ -104,7 +106,7 @@ def embed_for_call(embed: Callable[[list], tuple[list, np.ndarray]], images: lis
         :mod:`integration.seams` has for it
 
     Raises:
-        engine.images.ImageError: if an image cannot be read, and failures are not to be skipped
+        engine.image_files.ImageError: if an image cannot be read, and failures are not to be skipped
     """
     in_memory = fiftyone_argument(COMPUTE_EMBEDDINGS, "embeddings_field", default="") is None
     of_patches = fiftyone_argument(COMPUTE_PATCH_EMBEDDINGS, "patches_field") is not None

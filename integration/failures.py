@@ -1,11 +1,13 @@
-"""What stands for an image that could not be loaded, or not be embedded."""
+"""The placeholder of an image that could not be loaded or embedded."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class FailedImage:
-    """An image that could not be loaded, or not be embedded.
+    """An image that could not be loaded or embedded.
 
     Args:
         reason: which image it is, and what is wrong with it
@@ -14,8 +16,8 @@ class FailedImage:
     reason: str
 
 
-def spread(values, images, absent):
-    """Lays the values of the readable images out over all images, in their order.
+def spread(values: Iterable, images: Sequence, absent: Any) -> list:
+    """Puts the values of the readable images in the places of all images.
 
     Args:
         values: the values, as many as there are images that did not fail

@@ -1,11 +1,11 @@
-"""Installs or updates what FiftyOne keeps of this repository, all of it at once, and says which copy does what.
+"""Installs or updates the three copies that FiftyOne keeps of this repository, and says which version each has.
 
     python -m jina_embeddings_v4.integration.installation https://github.com/<owner>/<repo>
     python -m jina_embeddings_v4.integration.installation                  # only says what there is
 
 FiftyOne has three places for a model's code: the source in the model zoo, which ``load_zoo_model`` runs; the plugin,
-which the App runs; and the Python package, which every process imports that answers a late-interaction search. Each is
-a copy, and an update of one leaves the others as they were.
+which the App runs; and the Python package, which every process that answers a late-interaction search imports. An
+update of one copy leaves the others as they were.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .seams import PACKAGE
 
 _GITHUB = re.compile(r"https?://github\.com/[^/]+/[^/]+?/?")
 
-# What is no part of the package.
+# Folders that are not part of the package.
 _OTHERS = ("benchmarks", "build", "demo", "examples", "tests")
 
 
@@ -45,8 +46,8 @@ class Copy:
     contents: str | None = None
 
 
-def install(url, pip_arguments=()):
-    """Installs all three copies, or updates those that there are.
+def install(url: str, pip_arguments: Sequence[str] = ()) -> None:
+    """Installs or updates all three copies.
 
     Args:
         url: a GitHub repository, or a ``.zip`` or ``.tar.gz`` archive of one
@@ -67,7 +68,7 @@ def install(url, pip_arguments=()):
     fop.download_plugin(url, overwrite=True)
 
 
-def find_copies():
+def find_copies() -> list[Copy]:
     """Looks for the three copies.
 
     Returns:
@@ -112,8 +113,13 @@ def _describe(name, use, directory):
     return Copy(name, use, directory, version and version[1], digest.hexdigest()[:8])
 
 
-def report(copies):
-    """Says which copies there are, and whether they are the same.
+def are_the_same(copies: Sequence[Copy]) -> bool:
+    """Whether all copies are there, and of the same code."""
+    return None not in {copy.directory for copy in copies} and len({copy.contents for copy in copies}) == 1
+
+
+def report(copies: Sequence[Copy]) -> str:
+    """Describes the copies, and says whether they are the same.
 
     Args:
         copies: what :func:`find_copies` returned
@@ -134,12 +140,12 @@ def report(copies):
         lines.append(f"Missing: {', '.join(missing)}. {command} installs all three")
     if len(contents) > 1:
         lines.append(f"They are not the same code. {command} brings all three to one version")
-    if not missing and len(contents) == 1:
+    if are_the_same(copies):
         lines.append("All three are the same")
     return "\n".join(lines)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
@@ -157,7 +163,7 @@ def main(arguments=None):
 
     copies = find_copies()
     print(report(copies))
-    return 0 if len({copy.contents for copy in copies}) == 1 and copies[0].directory else 1
+    return 0 if are_the_same(copies) else 1
 
 
 if __name__ == "__main__":

@@ -1,30 +1,38 @@
-"""The data loader's side: a dataset's images, loaded and resized in worker processes, and shipped as uint8.
+"""The data loader's side: a dataset's images, loaded and resized in worker processes, and sent on as uint8.
 
-One that a worker cannot read becomes a :class:`integration.failures.FailedImage`, not an exception, because FiftyOne
-gives up a whole batch for one exception.
+An image that a worker cannot read becomes a :class:`integration.failures.FailedImage`, not an exception, because
+FiftyOne gives up a whole batch for one exception.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import fiftyone.utils.torch as fout
 import torch
+from fiftyone.core.collections import SampleCollection
 
-from ..engine.image_files import check_dataset_path
-from ..engine.images import ImageError, describe, resize_image
+from ..engine.image_batch import ResizedImage
+from ..engine.image_files import ImageError, check_dataset_path
+from ..engine.image_loading import describe
+from ..engine.images import ImageSettings, resize_image
 from .failures import FailedImage
 from .seams import READ_PATCHES, StackablePatch, extend_path, fiftyone_argument, restore_path
 
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
 
-def load_or_fail(source, settings, max_pixels):
+
+def load_or_fail(source: Any, settings: ImageSettings, max_pixels: int | None) -> ResizedImage | FailedImage:
     """Loads and resizes an image.
 
     Args:
-        source: an image as :func:`engine.images.load_image` takes it, or the result of an earlier call
+        source: an image as :func:`engine.image_loading.load_image` takes it, or the result of an earlier call
         settings: the checkpoint's :class:`engine.images.ImageSettings`
         max_pixels: the largest area after resizing, in pixels, or ``None``
 
     Returns:
-        a :class:`engine.images.ResizedImage`, or a :class:`FailedImage`
+        a :class:`engine.image_batch.ResizedImage`, or a :class:`FailedImage`
     """
     if isinstance(source, FailedImage):
         return source
@@ -33,7 +41,7 @@ def load_or_fail(source, settings, max_pixels):
         return resize_image(source, settings, max_pixels)
     except ImageError as error:
         return FailedImage(str(error))
-    # Any other, too: FiftyOne would give up the batch, and return what stands for failures in others as it is.
+    # Any other error, too: for one exception FiftyOne gives up the whole batch.
     except Exception as error:
         return FailedImage(f"{describe(source)}: {type(error).__name__}: {error}")
 
@@ -47,7 +55,7 @@ class ImageLoader(fout.GetItem):
         field_mapping (None): the user's mapping of ``"filepath"`` to another field
     """
 
-    def __init__(self, settings, max_pixels, field_mapping=None):
+    def __init__(self, settings: ImageSettings, max_pixels: int | None, field_mapping: dict[str, str] | None = None):
         super().__init__(field_mapping=field_mapping)
         self.settings = settings
         self.max_pixels = max_pixels
@@ -61,11 +69,17 @@ class ImageLoader(fout.GetItem):
         return load_or_fail(path, self.settings, self.max_pixels)
 
     @property
-    def required_keys(self):
+    def required_keys(self) -> list[str]:
         return ["filepath"]
 
 
-def load_images(model, samples, batch_size=None, num_workers=None, skip_failures=True):
+def load_images(
+    model: "JinaV4",
+    samples: SampleCollection,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    skip_failures: bool = True,
+) -> Iterator[list]:
     """Loads and resizes the images of a dataset, in worker processes, in the dataset's order.
 
     Args:
@@ -73,7 +87,7 @@ def load_images(model, samples, batch_size=None, num_workers=None, skip_failures
         samples: a dataset or view of images
         batch_size (None): the number of images that are prepared together, by default 16
         num_workers (None): the number of worker processes, by default as many as FiftyOne recommends
-        skip_failures (True): whether an image that FiftyOne cannot hand over is left to the model to report
+        skip_failures (True): whether the model reports an image that FiftyOne cannot load, in place of an error
 
     Returns:
         an iterator over lists for :meth:`jina_embeddings_v4.zoo.JinaV4.encode_images`
@@ -88,8 +102,8 @@ def load_images(model, samples, batch_size=None, num_workers=None, skip_failures
     return start_workers(loader)
 
 
-def start_workers(loader):
-    """Returns a data loader's iterator. Its workers start here, and import what they are sent."""
+def start_workers(loader: torch.utils.data.DataLoader) -> Iterator[list]:
+    """Starts the workers of a data loader, which can import this package by its name, and returns its iterator."""
     extend_path()
     try:
         return iter(loader)
@@ -97,7 +111,15 @@ def start_workers(loader):
         restore_path()
 
 
-def load_with_samples(model, samples, fields, batch_size=None, num_workers=None, skip_failures=True, progress=None):
+def load_with_samples(
+    model: "JinaV4",
+    samples: SampleCollection,
+    fields: Iterable[str],
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    skip_failures: bool = True,
+    progress: bool | None = None,
+) -> Iterator[tuple[list, Iterator]]:
     """Loads the images of a dataset beside their samples, in which fields can be set.
 
     Args:
@@ -131,11 +153,11 @@ class PatchTransform:
         max_pixels: the largest area after resizing, in pixels, or ``None``
     """
 
-    def __init__(self, settings, max_pixels):
+    def __init__(self, settings: ImageSettings, max_pixels: int | None):
         self.settings = settings
         self.max_pixels = max_pixels
 
     def __call__(self, patch):
-        # What names an image in messages. FiftyOne tells the crop alone, but has the file at hand.
+        # The name in messages. FiftyOne passes the crop alone, but its call knows the file.
         patch.filename = f"a patch of {fiftyone_argument(READ_PATCHES, 'image_path')}"
         return StackablePatch(load_or_fail(patch, self.settings, self.max_pixels))

@@ -1,10 +1,12 @@
 """The App's operators: index pages for late interaction, search them, and show where each page matched.
 
-They make FiftyOne's own calls, the ones of the README, so whatever was indexed here can be searched there.
+They make FiftyOne's own calls, so an index of the App can be searched from Python, and the other way round.
 """
 
 import functools
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import fiftyone as fo
 import fiftyone.brain as fob
@@ -15,7 +17,7 @@ from fiftyone.operators import types
 BACKEND = "late-interaction"
 MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
 
-# By this description, the operator knows the fields of distances that it made.
+# The description of the fields of distances that the operator made, by which it finds them again.
 _DISTANCES = "The distances of the last search by Search pages"
 
 # Pages whose heatmaps are drawn between two reports of the progress.
@@ -23,7 +25,7 @@ _HEATMAPS_AT_ONCE = 4
 
 
 def _shows_errors(execute):
-    """Shows the person what went wrong. The App's server drops what a generator raises, and the progress would stay."""
+    """Shows an error to the person: the App's server drops what a generator raises, and the progress bar would stay."""
 
     @functools.wraps(execute)
     def executing(self, ctx):
@@ -34,7 +36,7 @@ def _shows_errors(execute):
             yield _report(ctx, f"Failed: {said}", 1)
             if not ctx.delegated:
                 yield ctx.ops.notify(said, variant="error")
-            # A worker, and who calls the operator from Python, get it from here.
+            # For a delegated worker, and for a call of the operator from Python.
             raise
 
     return executing
@@ -44,7 +46,7 @@ class IndexPages(foo.Operator):
     """Makes a late-interaction index, or adds the pages that one lacks."""
 
     @property
-    def config(self):
+    def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="index_pages",
             label="Index pages",
@@ -53,7 +55,7 @@ class IndexPages(foo.Operator):
             allow_delegated_execution=True,
         )
 
-    def resolve_input(self, ctx):
+    def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
         inputs.str(
             "brain_key",
@@ -67,7 +69,7 @@ class IndexPages(foo.Operator):
         if made is not None and made.model is None:
             _refuse(inputs, "brain_key", f"{key!r} was made by a model that was an object, not a name")
         elif made is not None:
-            # Its settings are those that it was made with.
+            # It keeps the settings that it was made with.
             inputs.message("exists", label=f"{key!r} exists. The pages that it lacks will be added")
         else:
             if not key.isidentifier():
@@ -97,7 +99,7 @@ class IndexPages(foo.Operator):
         return types.Property(inputs, view=types.View(label="Index pages"))
 
     @_shows_errors
-    def execute(self, ctx):
+    def execute(self, ctx: Any) -> Iterator:
         params = ctx.params
         key = params["brain_key"]
         settings = {name: params[name] for name in ("pool_factor", "dtype") if params.get(name)}
@@ -123,7 +125,7 @@ class SearchPages(foo.Operator):
     """Ranks pages by a text query, and draws on each where it matched."""
 
     @property
-    def config(self):
+    def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="search_pages",
             label="Search pages",
@@ -132,7 +134,7 @@ class SearchPages(foo.Operator):
             allow_delegated_execution=True,
         )
 
-    def resolve_input(self, ctx):
+    def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
         keys = _searchable(ctx.dataset)
         if not keys:
@@ -153,7 +155,7 @@ class SearchPages(foo.Operator):
         return types.Property(inputs, view=types.View(label="Search pages"))
 
     @_shows_errors
-    def execute(self, ctx):
+    def execute(self, ctx: Any) -> Iterator:
         key, query, field = ctx.params["brain_key"], ctx.params["query"], ctx.params.get("label_field") or "match"
         config = _indexes(ctx.dataset)[key]
 
@@ -178,7 +180,7 @@ class SearchPages(foo.Operator):
                 model.heatmaps(part, query, label_field=field, num_workers=0, progress=False, index=index)
 
         if ctx.delegated:
-            # There is no one to show the view to, now. By its time, no other has its name, whatever the query's script.
+            # Nobody waits for the view. The time makes its name unique.
             moment = datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
             ctx.dataset.save_view(f"search {moment}: {query}"[:100], view)
         else:
@@ -196,17 +198,17 @@ def _indexes(dataset):
 
 
 def _target(ctx):
-    """The samples that the person chose: of groups those of the slice that is shown, and of documents all pages."""
+    """The samples that the person chose: of groups, those of the slice that is shown; of documents, all pages."""
     view = ctx.target_view()
     if not view._is_dynamic_groups:
         return ctx.target_view(require_flat=True)
 
-    # FiftyOne would take these for groups with slices, and its data loaders cannot read the flattened view itself.
+    # FiftyOne takes these for groups with slices, and its data loaders cannot read the flattened view.
     return ctx.dataset.select(view.flatten().values("id"))
 
 
 def _searchable(dataset):
-    """The brain keys of those indexes that were finished, hold pages, and know the name of their model."""
+    """The brain keys of the indexes that are complete, hold pages, and know the name of their model."""
     keys = []
     for key, config in sorted(_indexes(dataset).items()):
         index = dataset.load_brain_results(key)
@@ -216,13 +218,13 @@ def _searchable(dataset):
 
 
 def _before_search(view):
-    """What was looked at before the search whose results are looked at: the next one is not of these results alone."""
+    """The view without the search at its end, so that the next search is not among the last one's results."""
     *stages, search = list(view.view()._stages) or [None]
     if not isinstance(search, fo.SortBySimilarity):
         return view
 
     before = view._base_view if isinstance(view, fo.DatasetView) else view
-    # The App's box puts the ids of what it found before the stage that sorts them. Other selections are the person's.
+    # The App's search box adds a selection of the ids that it found. Other selections are the person's.
     if stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == search.k:
         stages = stages[:-1]
     for stage in stages:
@@ -231,7 +233,7 @@ def _before_search(view):
 
 
 def _distance_field(dataset, key):
-    """A field for the distances that no one else has made."""
+    """The name of a field for the distances that is new or the operator's own."""
     name, number = f"{key}_distance", 1
     schema = dataset.get_field_schema()
     while name in schema and schema[name].description != _DISTANCES:
@@ -247,7 +249,7 @@ def _patches_fields(dataset):
 
 
 def _report(ctx, label, progress=None):
-    """Tells how far the work is, whether a person waits for it in the App or a worker does it."""
+    """Reports the progress, in the App or to a delegated worker."""
     if ctx.delegated:
         ctx.set_progress(progress, label=label)
 
@@ -255,6 +257,6 @@ def _report(ctx, label, progress=None):
 
 
 def _refuse(inputs, name, why):
-    """Shows why a form cannot be submitted, and keeps it from being."""
+    """Shows why a form cannot be submitted, and disables it."""
     refused = inputs.view(name if name not in inputs.properties else f"{name}_refused", types.Error(label=why))
     refused.invalid = True

@@ -1,6 +1,4 @@
-"""What FiftyOne has no interface for, and what is done in its place: each with what FiftyOne would have to offer for it
-to go.
-"""
+"""Workarounds for what FiftyOne has no interface for. Each says what FiftyOne would have to offer for it to go."""
 
 import os
 import sys
@@ -134,10 +132,10 @@ class StackablePatch:
         self.image = image
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         import torch
 
-        from ..engine.images import ImageBatch
+        from ..engine.image_batch import ImageBatch
 
         if function is torch.stack:
             return ImageBatch(patch.image for patch in args[0])

@@ -1,22 +1,28 @@
 """Embeddings for several tasks in one pass over a dataset: the vision tower, half of the work, runs once for all."""
 
+from typing import TYPE_CHECKING
+
 import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
 
 from .failures import FailedImage
 from .loading import load_with_samples
 
+if TYPE_CHECKING:
+    from ..zoo import JinaV4
+
 
 def compute_task_embeddings(
-    model,
-    samples,
-    fields,
-    batch_size=16,
-    num_workers=None,
-    skip_failures=True,
-    progress=None,
-    skip_existing=False,
-    overwrite=False,
-):
+    model: "JinaV4",
+    samples: SampleCollection,
+    fields: dict[str, str],
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    skip_failures: bool = True,
+    progress: bool | None = None,
+    skip_existing: bool = False,
+    overwrite: bool = False,
+) -> None:
     """Embeds images for several tasks, each into a field of its own.
 
     Args:
@@ -44,12 +50,12 @@ def compute_task_embeddings(
     loading = batch_size, num_workers, skip_failures, progress
     for images, of_images in load_with_samples(model, samples, fields.values(), *loading):
         images, vectors = model.embed_for_tasks(images, list(fields), skip_failures)
-        vectors = {task: iter(rows) for task, rows in vectors.items()}
+        rows = {task: iter(of_task) for task, of_task in vectors.items()}
         for image, sample in zip(images, of_images, strict=True):
             if isinstance(image, FailedImage):
                 continue
             for task, field in fields.items():
-                sample[field] = next(vectors[task])
+                sample[field] = next(rows[task])
 
 
 def _check_widths(model, samples, fields):

@@ -87,7 +87,7 @@ def write_heatmaps(
     Raises:
         TypeError: if the query is not a string
         ValueError: if the query is empty, the samples are not images, or the field is of another type
-        engine.images.ImageError: if an image cannot be read and ``skip_failures`` is False
+        engine.image_files.ImageError: if an image cannot be read and ``skip_failures`` is False
     """
     _check_images(samples)
     processor = model.encoder.processor

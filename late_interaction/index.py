@@ -10,7 +10,7 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
 from ..engine.arguments import check_integer
-from ..engine.encoder import Embeddings
+from ..engine.embeddings import Embeddings
 from .indexing import embed_missing
 from .query import Query
 from .stores.base import ID_DTYPE
@@ -28,7 +28,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     their scores.
 
     :meth:`compute_embeddings` returns and :meth:`add_to_index` takes both kinds of vectors, as
-    :class:`engine.encoder.Embeddings`.
+    :class:`engine.embeddings.Embeddings`.
 
     Args:
         samples: the :class:`fiftyone.core.collections.SampleCollection`
@@ -160,8 +160,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             **kwargs: see :meth:`add_samples`
 
         Returns:
-            a tuple of the :class:`engine.encoder.Embeddings`, an array of the sample ids, and an array of the patches'
-            ids or ``None``
+            a tuple of the :class:`engine.embeddings.Embeddings`, an array of the sample ids, and an array of the
+            patches' ids or ``None``
         """
 
         def choose(ids):

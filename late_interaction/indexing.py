@@ -11,7 +11,7 @@ import fiftyone.utils.torch as fout
 import torch
 from fiftyone.core.collections import SampleCollection
 
-from ..engine.encoder import Embeddings
+from ..engine.embeddings import Embeddings
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images, start_workers
 from .token_pooling import pool_tokens
@@ -53,7 +53,7 @@ def embed_missing(
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
 
     Yields:
-        for each batch, a tuple of :class:`engine.encoder.Embeddings`, a list of the sample ids, and a list of the
+        for each batch, a tuple of :class:`engine.embeddings.Embeddings`, a list of the sample ids, and a list of the
         patches' ids or ``None``
     """
     samples = _flat(samples, patches_field)

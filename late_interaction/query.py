@@ -8,7 +8,7 @@ import numpy as np
 from ..engine.pooling import unit
 
 if TYPE_CHECKING:
-    from ..engine.encoder import Embeddings
+    from ..engine.embeddings import Embeddings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Query:
         """Makes a query of prompts or pages.
 
         Args:
-            embeddings: their :class:`engine.encoder.Embeddings`, at least one
+            embeddings: their :class:`engine.embeddings.Embeddings`, at least one
 
         Returns:
             a :class:`Query`

@@ -42,6 +42,7 @@ assert "jina-embeddings-v4-demo" in foz.list_zoo_models(source=url)
 model = foz.load_zoo_model("jina-embeddings-v4-demo", task="retrieval")
 
 dataset.compute_embeddings(model, embeddings_field="jina", batch_size=8, num_workers=2)
+assert len(dataset) == 24
 assert all(vector.shape == (256,) and vector.dtype == np.float32 for vector in dataset.values("jina"))
 
 # The field is filled: the index takes it. It is missing: the index computes and stores it.
@@ -81,7 +82,8 @@ for label_field, classes, text_prompt in (
     model.classes = classes
     model.text_prompt = text_prompt
     dataset.apply_model(model, label_field=label_field, batch_size=8)
-    assert set(dataset.values(f"{label_field}.label")) <= set(classes)
+    labels = dataset.values(f"{label_field}.label")
+    assert len(labels) == 24 and set(labels) <= set(classes)
     assert all(1 / len(classes) <= value <= 1 for value in dataset.values(f"{label_field}.confidence"))
 
 before = index.sort_by_similarity("invoice from 2024", k=10).values("id")

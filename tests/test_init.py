@@ -18,8 +18,8 @@ from huggingface_hub import constants
 from jina_embeddings_v4.engine.checkpoint import REPOSITORY, REVISION, CheckpointError
 
 from .conftest import DEMO_MODEL, FIXTURES, copy_source
-from .loopback_hub import LoopbackHub
-from .traps import set_traps
+from .support.loopback_hub import LoopbackHub
+from .support.traps import set_traps
 
 TOLERANCE = 2e-6
 GOLDEN = np.load(FIXTURES / "golden" / "embeddings.npz")

@@ -209,6 +209,7 @@ def test_threshold_and_filter_take_effect_on_a_loaded_model(load_demo, images):
 def test_thousands_of_classes(load_demo, images):
     model = load_demo(classes=[f"class number {i}" for i in range(3000)])
     labels = model.predict_all(images[:3])
+    assert len(labels) == 3
     assert all(label.label in model.classes and 0 < label.confidence <= 1 for label in labels)
 
 
@@ -273,6 +274,7 @@ def test_an_index_does_not_follow_what_is_set_on_a_loaded_model(dataset):
 def test_out_of_memory_while_scoring_costs_nothing(load_demo, dataset, monkeypatch):
     model = load_demo(classes=["cat", "dog"])
     dataset.apply_model(model, label_field="expected", batch_size=6)
+    # The first step that takes memory. The public functions are what must go on when it fails.
     sums = scoring._sums_of_maxima
 
     def limited(images, classes):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ...engine.encoder import Embeddings
+    from ...engine.embeddings import Embeddings
     from ..query import Query
 
 # numpy's dtype of ids.
@@ -72,7 +72,7 @@ class VectorStore(abc.ABC):
         Args:
             ids: a list of the pages' ids
             sample_ids: a list of the ids of the pages' samples
-            embeddings: their :class:`engine.encoder.Embeddings`
+            embeddings: their :class:`engine.embeddings.Embeddings`
 
         Raises:
             ValueError: if the vectors do not have the index's dimensions

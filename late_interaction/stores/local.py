@@ -37,7 +37,7 @@ from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
-    from ...engine.encoder import Embeddings
+    from ...engine.embeddings import Embeddings
     from ..query import Query
 
 # Bytes of multi-vectors that are moved at a time, by compaction.

@@ -14,7 +14,7 @@ from ...integration.optional import import_optional
 from .base import ID_DTYPE, VectorStore
 
 if TYPE_CHECKING:
-    from ...engine.encoder import Embeddings
+    from ...engine.embeddings import Embeddings
     from ..query import Query
 
 # Pages in one request. Full pages have 200 KB each.

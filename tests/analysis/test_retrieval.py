@@ -84,8 +84,10 @@ def test_a_view_is_searched_alone(indexed):
     view = indexed[:10]
     report = evaluate_search(view, "caption", ["late"])
     assert len(report.queries) == 10
+    assert list(report.found) == list(report.values) != []
     for rankings in report.found.values():
-        assert {one for found in rankings for one in found} <= set(view.values("id"))
+        # As many as there are, though the index holds more.
+        assert [sorted(found) for found in rankings] == [sorted(view.values("id"))] * len(report.queries)
 
 
 def test_the_worst_queries_open_in_the_app(indexed):
@@ -103,7 +105,7 @@ def test_the_worst_queries_open_in_the_app(indexed):
     assert view.values("id")[: len(found)] == found
     verdicts = dict(zip(*view.values(["id", "verdict.label"]), strict=True))
     assert verdicts[ids[7]] == ("right" if ids[7] in found else "missed")
-    assert sum(verdict == "wrong" for verdict in verdicts.values()) >= len(found) - 1
+    assert found and sum(verdict == "wrong" for verdict in verdicts.values()) == len(set(found) - {ids[7]})
 
     (name,) = report.save_worst_views("late", n=1)
     saved = indexed.load_saved_view(name)
@@ -139,6 +141,7 @@ def test_an_index_that_answers_nothing_says_why(indexed, monkeypatch):
     def dead(*args, **kwargs):
         raise ConnectionError("no server at localhost:6333")
 
+    # FiftyOne's index has no public way to the store behind it.
     monkeypatch.setattr(index._store, "search", dead)
     for queries in ("caption", {"a chart": [indexed.first().id]}):
         with pytest.raises(ConnectionError, match="localhost:6333"):

@@ -139,16 +139,17 @@ def test_a_sample_of_a_large_dataset_is_the_same_each_time(captioned, demo_model
     assert reports[0].rows() == reports[1].rows()
 
 
-def test_wrong_arguments_are_named(captioned, demo_models):
-    import fiftyone.zoo as foz
+def test_wrong_arguments_are_named_before_a_model_is_run(captioned, demo_models, monkeypatch):
+    from jina_embeddings_v4.engine.encoder import Encoder
 
     ours = {"ours": demo_models["retrieval"]}
-    with pytest.raises(ValueError, match="tsne"):
-        measure_space(captioned, ours, "caption", projection="tsne")
-    with pytest.raises(ValueError, match="sample_size"):
-        measure_space(captioned, ours, "caption", sample_size=2)
-    with pytest.raises(ValueError, match="'eye'"):
-        measure_space(captioned, {"eye": object()}, "caption")
+    wrong = [(ours, {"projection": "tsne"}, "tsne"), (ours, {"sample_size": 2}, "sample_size")]
+    wrong += [({"eye": object()}, {}, "'eye'"), (ours | {"eye": object()}, {}, "'eye'")]
+    with monkeypatch.context() as patch:
+        for method in ("encode_images", "encode_texts"):
+            patch.setattr(Encoder, method, lambda *_, **__: pytest.fail("a model is run"))
+        for models, arguments, said in wrong:
+            with pytest.raises(ValueError, match=said):
+                measure_space(captioned, models, "caption", num_workers=0, **arguments)
     with pytest.raises(ValueError, match="2 are left"):
         measure_space(captioned[:2], ours, "caption", num_workers=0)
-    assert foz  # the zoo is there, and none of its models was loaded

@@ -119,6 +119,7 @@ def test_weights_are_held_once(backbone, network):
 def test_a_switch_that_failed_half_way_is_not_taken_for_granted(backbone, processor, monkeypatch):
     batch = [processor.text_tokens("a", "retrieval")]
     expected = backbone.encode_tokens(batch, "retrieval")[0]
+    # Nobody else is to have the layers, of which one must fail when those before it have switched.
     last = backbone._decoder._layers[-1]
     with monkeypatch.context() as patch:
 

@@ -1,5 +1,7 @@
 """Where to compute, and in which type."""
 
+import contextlib
+
 import pytest
 import torch
 from jina_embeddings_v4.engine import devices
@@ -10,13 +12,36 @@ from torch.nn.functional import scaled_dot_product_attention
 def test_devices():
     assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
     assert resolve_device("cpu:0") == torch.device("cpu")
-    assert resolve_device(None).type == ("cuda" if torch.cuda.is_available() else resolve_device(None).type)
 
     for device in ("gpu", "", "cuda:x", "meta", "xpu"):
         with pytest.raises(ValueError, match=f"device='{device}' is not allowed: expected .*'cuda'.*'mps'.*'cpu'"):
             resolve_device(device)
-    with pytest.raises(ValueError, match="device='cuda:99' is not there: "):
+    with pytest.raises(ValueError, match="device='cuda:99' is not available: "):
         resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda:1"), (True, False, "cuda:1"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_fastest_device_is_taken_unless_one_is_named(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device() == resolve_device(None) == torch.device(expected)
+    assert resolve_device("cpu") == torch.device("cpu")
+    if cuda:
+        assert resolve_device("cuda") == torch.device("cuda:1")
+        assert resolve_device("cuda:0") == torch.device("cuda:0")
+        with pytest.raises(ValueError, match=r"device='cuda:2' is not there: this machine has 2 GPU\(s\)"):
+            resolve_device("cuda:2")
+    else:
+        with pytest.raises(ValueError, match="device='cuda' is not there: torch .* finds no CUDA GPU"):
+            resolve_device("cuda")
+    if not mps:
+        with pytest.raises(ValueError, match="device='mps' is not there: torch finds no Apple GPU"):
+            resolve_device("mps")
 
 
 def test_precisions():
@@ -30,8 +55,20 @@ def test_precisions():
 
 def test_eight_bits_are_for_the_cpu():
     assert resolve_dtype("int8", torch.device("cpu")) == torch.int8
-    with pytest.raises(ValueError, match="precision='int8' is for the CPU, and the device is 'mps': take 'auto'"):
+    with pytest.raises(ValueError, match="precision='int8' is for the CPU, and the device is 'mps': use 'auto'"):
         resolve_dtype("int8", torch.device("mps"))
+
+
+@pytest.mark.parametrize(("multiplies", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_on_a_gpu_is_the_half_that_it_multiplies(monkeypatch, multiplies, expected):
+    monkeypatch.delenv(devices.AUTO_PRECISION, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    # An older GPU converts each bfloat16, which does not count.
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or multiplies
+    )
+    assert resolve_dtype("auto", torch.device("cuda:0")) == expected
+    assert resolve_dtype("auto", torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize(("has_units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from jina_embeddings_v4.engine.image_files import FORMATS
-from jina_embeddings_v4.engine.images import load_image
+from jina_embeddings_v4.engine.image_loading import load_image
 from PIL import Image
 
 
@@ -24,7 +24,8 @@ def in_a_process(code, *arguments, seconds=60, **options):
 
 LOAD = """
 import sys
-from jina_embeddings_v4.engine.images import ImageError, load_image
+from jina_embeddings_v4.engine.image_files import ImageError
+from jina_embeddings_v4.engine.image_loading import load_image
 for source in sys.argv[1:]:
     try:
         print("loaded", load_image(source).size)

@@ -4,13 +4,14 @@ import pytest
 import torch
 from jina_embeddings_v4.engine import kernels
 from jina_embeddings_v4.engine.linear import Int8Linear, PlainLinear, make_linear
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """What was found out of the real operators is not what a test makes of them, nor the other way round."""
     monkeypatch.delenv(kernels.PLAIN, raising=False)
+    # What was found out is kept by private functions alone.
     cached = kernels._packs, kernels._int8_product, kernels.multiplies_bfloat16
     for function in cached:
         function.cache_clear()
@@ -27,7 +28,11 @@ def saturating(inputs, weight):
 
 
 def test_the_chosen_int8_product_is_exact_on_this_cpu():
-    product, largest = kernels.int8_product()
+    assert_exact(*kernels.int8_product())
+
+
+def assert_exact(product, largest=127):
+    """Asserts that a product of integers is exact, of the largest ones, too."""
     generator = torch.Generator().manual_seed(51)
     inputs = torch.randint(-127, 128, (300, 1280), generator=generator, dtype=torch.int8)
     weight = torch.randint(-largest, largest + 1, (1280, 64), generator=generator, dtype=torch.int8)
@@ -55,7 +60,8 @@ def test_without_a_right_product_of_integers_the_plain_one_is_taken(monkeypatch,
     else:
         monkeypatch.setattr(torch, "_int_mm", lambda inputs, weight: saturating(inputs, weight) + 1)
     product, largest = kernels.int8_product()
-    assert product is kernels._plain_int8_product and largest == 127
+    assert largest == 127
+    assert_exact(product)
     assert "torch._int_mm" in caplog.text and len(caplog.records) == 1
 
 
@@ -77,7 +83,9 @@ def test_a_packed_product_that_is_absent_or_wrong_is_not_used(monkeypatch, caplo
 def test_all_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(kernels.PLAIN, "1")
     assert isinstance(make_linear(torch.randn(4, 4)), PlainLinear)
-    assert kernels.int8_product()[0] is kernels._plain_int8_product
+    monkeypatch.setattr(torch, "_int_mm", lambda inputs, weight: pytest.fail("torch's product is taken"))
+    assert kernels.int8_product()[1] == 127
+    assert_exact(kernels.int8_product()[0])
 
 
 @pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE", "avx512_core_vnni"])
@@ -87,13 +95,18 @@ def test_a_cpu_that_is_told_to_do_without_bfloat16_has_none(monkeypatch, isa):
 
 
 def test_a_cpu_whose_attention_raises_in_bfloat16_has_none(monkeypatch):
-    def attention(*_, **__):
+    def right(query, key, value, is_causal):
+        sides = (side.double() for side in (query, key, value))
+        return scaled_dot_product_attention(*sides, is_causal=is_causal).to(query.dtype)
+
+    def raising(*_, **__):
         raise RuntimeError("pack_vnni2 is only supported when avx512 is supported")
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(kernels, "_packs", lambda dtype: True)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    assert kernels.multiplies_bfloat16() in (True, False)
-    kernels.multiplies_bfloat16.cache_clear()
-    monkeypatch.setattr(kernels, "scaled_dot_product_attention", attention)
-    assert not kernels.multiplies_bfloat16()
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    for attention, has in ((right, True), (raising, False)):
+        kernels.multiplies_bfloat16.cache_clear()
+        monkeypatch.setattr(kernels, "scaled_dot_product_attention", attention)
+        assert kernels.multiplies_bfloat16() is has

@@ -56,6 +56,7 @@ def test_what_is_handed_out_may_be_changed():
 def test_one_kept_text_does_not_keep_the_memory_of_its_batch():
     cache = TextCache(size=1)
     ask(cache, list(range(100)))
+    # What is handed out is a copy of what is kept.
     ((single, _),) = cache._kept.values()
     assert single.base is None
 

@@ -83,7 +83,7 @@ def test_values_are_checked_when_loading(load_demo, name, value, allowed):
     [
         ("precision", "int7", "'auto', 'float32', 'bfloat16', 'float16'"),
         ("device", "tpu", "'cuda'.*'mps'.*'cpu'"),
-        ("device", "cuda:99", "is not there"),
+        ("device", "cuda:99", "is not available"),
         ("checkpoint", "", "a local directory, 'org/name'"),
         ("checkpoint", 7, "a local directory, 'org/name'"),
     ],

@@ -20,7 +20,7 @@ import pytest
 import torch
 from eta.core.video import FFmpegVideoReader
 from fiftyone.utils.patches import extract_patch
-from jina_embeddings_v4.engine.images import ImageError
+from jina_embeddings_v4.engine.image_files import ImageError
 from PIL import Image
 
 from ..conftest import DEMO_MODEL, copy_source

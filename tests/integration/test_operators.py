@@ -68,6 +68,7 @@ def test_index_then_search(dataset, delegate):
     assert dataset.load_brain_results("pages").total_index_size == len(dataset)
 
     wanted = dataset.match(fo.ViewField("headline") == "Umbra")
+    assert len(wanted) > 1
     run(SEARCH, dataset, delegate, brain_key="pages", query="a page headed Umbra", k=len(wanted), heatmaps=True)
     assert dataset.has_field("match")
     if delegate:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from jina_embeddings_v4.engine.encoder import Embeddings
+from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 
 

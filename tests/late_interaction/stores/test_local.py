@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from jina_embeddings_v4.engine.encoder import Embeddings
+from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores import local, ranking
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
@@ -141,6 +141,7 @@ def test_a_reader_whose_files_were_moved_reads_again(store, tolerance, monkeypat
     embeddings, reader = random_embeddings(20), LocalStore(store.folder, store.dtype)
     for start in (0, 10):
         fill(store, Embeddings(embeddings.single[start : start + 10], embeddings.multi[start : start + 10]), start)
+    # What a reader does between two looks at the table, no public call can come between.
     catalog = reader._catalog()
 
     # The table is read, and then the files are moved, in which it says the pages are.
@@ -370,6 +371,7 @@ def test_changed_vectors_are_found_by_their_checksums(store, monkeypatch):
         np.testing.assert_array_equal(vectors, expected)
     assert store.damaged() == []
 
+    # Where a page lies in the files is nobody's business but the store's.
     _, page, *_ = store._catalog().places[3].tolist()
     with open(store.folder / "000001.single", "r+b") as file:
         file.seek(2 * SINGLE * page + 5)
