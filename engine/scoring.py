@@ -12,6 +12,8 @@ import torch
 
 from .memory import in_halves
 
+MultiVectors = Sequence[np.ndarray | torch.Tensor]
+
 _MAX_SIMILARITIES = 2**26  # similarities in memory at a time: 256 MiB in float32
 
 
@@ -22,7 +24,7 @@ class TokenSet:
     """The multi-vectors of all class texts, concatenated, so that one product scores them all.
 
     Args:
-        multi_vectors: a list of float32 arrays ``(tokens_i, 128)``, one per class
+        multi_vectors: a list of float32 arrays or tensors ``(tokens_i, 128)``, one per class
         device ("cpu"): the device to score on
     """
 
@@ -39,7 +41,7 @@ def maxsim(images: MultiVectors, classes: TokenSet, normalize: bool = True) -> t
     """Scores images against classes by late interaction.
 
     Args:
-        images: a list of float32 arrays ``(tokens_i, 128)`` with rows of length 1
+        images: a list of float32 arrays or tensors ``(tokens_i, 128)`` with rows of length 1
         classes: a :class:`TokenSet`
         normalize (True): whether to divide by the number of class tokens, which gives scores in ``[-1, 1]``. Otherwise
             they are ColBERT's plain sums
