@@ -12,12 +12,9 @@ import torch
 
 from .memory import in_halves
 
-MultiVectors = Sequence[np.ndarray | torch.Tensor]
+MultiVectors = Sequence[np.ndarray] | Sequence[torch.Tensor]
 
 _MAX_SIMILARITIES = 2**26  # similarities in memory at a time: 256 MiB in float32
-
-
-MultiVectors = Sequence[np.ndarray] | Sequence[torch.Tensor]
 
 
 class TokenSet:

@@ -34,13 +34,13 @@ def test_the_fastest_device_is_taken_unless_one_is_named(monkeypatch, cuda, mps,
     if cuda:
         assert resolve_device("cuda") == torch.device("cuda:1")
         assert resolve_device("cuda:0") == torch.device("cuda:0")
-        with pytest.raises(ValueError, match=r"device='cuda:2' is not there: this machine has 2 GPU\(s\)"):
+        with pytest.raises(ValueError, match=r"device='cuda:2' is not available: this machine has 2 GPU\(s\)"):
             resolve_device("cuda:2")
     else:
-        with pytest.raises(ValueError, match="device='cuda' is not there: torch .* finds no CUDA GPU"):
+        with pytest.raises(ValueError, match="device='cuda' is not available: torch .* finds no CUDA GPU"):
             resolve_device("cuda")
     if not mps:
-        with pytest.raises(ValueError, match="device='mps' is not there: torch finds no Apple GPU"):
+        with pytest.raises(ValueError, match="device='mps' is not available: torch finds no Apple GPU"):
             resolve_device("mps")
 
 
