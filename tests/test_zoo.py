@@ -360,7 +360,8 @@ def test_classes_that_change_meanwhile_are_never_half_of_each(load_demo, images)
     wanted, stop = (["a", "b"], ["c", "d", "e", "f", "g"]), threading.Event()
 
     def change():
-        while not stop.is_set():
+        # With a pause, or the thread would keep the interpreter from the other.
+        while not stop.wait(0.0005):
             for classes in wanted:
                 model.classes = classes
 

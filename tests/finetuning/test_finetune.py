@@ -34,7 +34,8 @@ def calendars(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(calendars, tmp_path_factory):
     directory = tmp_path_factory.mktemp("adapter")
-    finetune(calendars[0], "question", directory, checkpoint=DEMO_MODEL, steps=60, learning_rate=1e-3, device="cpu")
+    settings = {"steps": 40, "batch_size": 6, "learning_rate": 1e-3, "device": "cpu"}
+    finetune(calendars[0], "question", directory, checkpoint=DEMO_MODEL, **settings)
     return directory
 
 
