@@ -6,7 +6,7 @@ import torch
 
 from .adapted import AdaptedLinear, adapted_linear
 from .attention import rotate_and_attend
-from .elementwise import Residual, silu_mul
+from .elementwise import Residual, silu_mul, tokens_at_once
 from .kernels import fuses
 from .packing import Packing
 
@@ -117,9 +117,10 @@ class _Layer:
         rotate_and_attend(vectors, self._key_heads, cos, sin, packing, is_causal=True, out=attended)
         residual.add(self._output(buffer))
 
-        buffer = self._gate_up.input_buffer(len(residual))
-        residual.norm(self._mlp_norm, out=buffer[:, : self._gate_up.inputs])
-        gate_up = self._gate_up(buffer)
-        buffer = self._down.input_buffer(len(residual))
-        silu_mul(gate_up, out=buffer[:, : self._down.inputs])
-        residual.add(self._down(buffer))
+        for part in residual.steps(tokens_at_once(2 * self._down.inputs, vectors.dtype, vectors.device)):
+            buffer = self._gate_up.input_buffer(len(part))
+            part.norm(self._mlp_norm, out=buffer[:, : self._gate_up.inputs])
+            gate_up = self._gate_up(buffer)
+            buffer = self._down.input_buffer(len(part))
+            silu_mul(gate_up, out=buffer[:, : self._down.inputs])
+            part.add(self._down(buffer))

@@ -4,6 +4,8 @@ They are bound by memory: with PyTorch's operators, they take as long on a GPU a
 kernel (:mod:`engine.triton_kernels`). Elsewhere, and as the ground truth, PyTorch's operators are used.
 """
 
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +15,28 @@ from .kernels import fuses
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
+
+
+# The most bytes of an intermediate result on a CPU. The C library keeps freed blocks for the next step, up to some 60 MB
+# of them. Others come from the system anew each time, which zeroes them page by page.
+_STEP_BYTES = 8 * 2**20
+
+
+def tokens_at_once(width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Chooses the number of tokens for which a layer is computed at once.
+
+    Args:
+        width: the dimensions of its widest intermediate result
+        dtype: the type of the result
+        device: the device. Only on a CPU, the number has a limit
+
+    Returns:
+        the number, at least 64
+    """
+    if device.type != "cpu":
+        return sys.maxsize
+
+    return max(64, _STEP_BYTES // (width * dtype.itemsize) // 64 * 64)
 
 
 class Residual:
@@ -31,6 +55,22 @@ class Residual:
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def steps(self, tokens: int) -> Iterator["Residual"]:
+        """Yields the residual streams of consecutive tokens, as views.
+
+        Args:
+            tokens: the most tokens of a step
+        """
+        if len(self) <= tokens:
+            yield self
+        else:
+            for start in range(0, len(self), tokens):
+                yield self.part(slice(start, start + tokens))
+
+    def part(self, tokens: slice) -> "Residual":
+        """Returns the residual stream of some tokens, a view. ``slice(None)`` is the whole."""
+        return self if tokens == slice(None) else Residual(self._values[tokens])
 
     def add(self, outputs: torch.Tensor) -> None:
         """Adds a layer's output.

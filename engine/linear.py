@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from .kernels import int8_product, pack, packed_linear, packs
+from .kernels import int8_product, multiplies_uint8, pack, pack_int8, packed_linear, packed_uint8_linear, packs
 
 # Tokens at a time, so that intermediate results stay in the cache.
 _ROWS = 1024
@@ -27,7 +27,7 @@ def make_linear(
         a function from a tensor ``(tokens, inputs)`` to one ``(tokens, outputs)``
     """
     if int8:
-        return Int8Linear(weight, bias)
+        return PackedInt8Linear(weight, bias) if multiplies_uint8() else Int8Linear(weight, bias)
 
     can_pack = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and packs(weight.dtype)
     return PackedLinear(weight, bias) if can_pack else PlainLinear(weight, bias)
@@ -93,6 +93,33 @@ class Int8Linear:
             results.copy_(self._product(rounded, self._weight)).mul_(self._scale).mul_(scale)
             if self._bias is not None:
                 results.add_(self._bias)
+        return outputs
+
+
+class PackedInt8Linear:
+    """The same by oneDNN's kernels, which read unsigned inputs, and apply the scales of the weights themselves.
+
+    Args:
+        weight: a tensor ``(outputs, inputs)``
+        bias (None): a tensor ``(outputs,)``
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        weight = weight.float()
+        self._scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        self._weight = pack_int8((weight / self._scale[:, None]).round().to(torch.int8))
+        self._bias = torch.zeros_like(self._scale) if bias is None else bias.float()
+        # The zero point, and what makes truncation a rounding.
+        self._offset = torch.tensor(128.5)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Computes the layer, see :meth:`Int8Linear.__call__`."""
+        outputs = inputs.new_empty(len(inputs), len(self._scale))
+        for rows, results in zip(inputs.split(_ROWS), outputs.split(_ROWS), strict=True):
+            scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+            rounded = torch.addcmul(self._offset, rows, scale.reciprocal()).to(torch.uint8)
+            product = packed_uint8_linear(rounded, self._weight, self._scale)
+            torch.addcmul(self._bias, product, scale, out=results)
         return outputs
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, pad
 
 from .attention import rotate_and_attend
 from .devices import residual_dtype
-from .elementwise import Residual, silu_mul
+from .elementwise import Residual, silu_mul, tokens_at_once
 from .linear import make_linear, take_weights
 from .packing import Packing
 from .transfers import to_device
@@ -123,19 +123,25 @@ class _Block:
         padding = -mlp.down_proj.in_features % _ALIGNMENT
         sides = [take_weights([layer]) for layer in (mlp.gate_proj, mlp.up_proj)]
         weight = torch.cat([pad(weight, (0, 0, 0, padding)) for weight, _ in sides])
+        # The dimensions of the widest intermediate results, of attention and of the MLP.
+        self._widths = 3 * block.attn.proj.in_features, len(weight)
         self._gate_up = make_linear(weight, torch.cat([pad(bias, (0, padding)) for _, bias in sides]), int8)
         weight, bias = take_weights([mlp.down_proj])
         self._down = make_linear(pad(weight, (0, padding)), bias, int8)
 
     def __call__(self, residual: Residual, cos: torch.Tensor, sin: torch.Tensor, packing: Packing) -> None:
         """Adds the block's output to the :class:`engine.elementwise.Residual`."""
-        vectors = self._query_key_value(residual.norm(self._attention_norm, dtype=self._dtype))
-        vectors = vectors.unflatten(-1, (-1, self._head_dim))
-        attended = rotate_and_attend(vectors, vectors.shape[1] // 3, cos, sin, packing)
-        residual.add(self._output(attended))
+        at_once = functools.partial(tokens_at_once, dtype=self._dtype, device=cos.device)
+        for tokens, group in packing.groups(at_once(self._widths[0])):
+            part = residual.part(tokens)
+            vectors = self._query_key_value(part.norm(self._attention_norm, dtype=self._dtype))
+            vectors = vectors.unflatten(-1, (-1, self._head_dim))
+            attended = rotate_and_attend(vectors, vectors.shape[1] // 3, cos[tokens], sin[tokens], group)
+            part.add(self._output(attended))
 
-        gate_up = self._gate_up(residual.norm(self._mlp_norm, dtype=self._dtype))
-        residual.add(self._down(silu_mul(gate_up)))
+        for part in residual.steps(at_once(self._widths[1])):
+            gate_up = self._gate_up(part.norm(self._mlp_norm, dtype=self._dtype))
+            part.add(self._down(silu_mul(gate_up)))
 
 
 @functools.lru_cache(maxsize=4)

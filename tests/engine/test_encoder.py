@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
+from jina_embeddings_v4.engine import elementwise
+from jina_embeddings_v4.engine.embeddings import join
+from jina_embeddings_v4.engine.encoder import Encoder
 from PIL import Image
 
 TOLERANCE = 2e-6
@@ -218,6 +221,23 @@ def test_eight_bits_stay_close(golden_images):
             assert (one.single * other.single).sum(axis=1).min() > 1 - 0.002 * more
             rows = zip(one.multi, other.multi, strict=True)
             assert np.mean(np.concatenate([(a * b).sum(axis=1) for a, b in rows])) > 1 - 0.001 * more
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_steps_on_a_cpu_change_nothing(checkpoint, golden_images, monkeypatch, precision):
+    def encode():
+        # A new encoder has no cached texts.
+        encoder = Encoder.from_checkpoint(checkpoint, device="cpu", precision=precision)
+        images, texts = encoder.encode_images(list(golden_images.values())), encoder.encode_texts(["some words " * 90])
+        return join([images, texts])
+
+    expected = encode()
+    monkeypatch.setattr(elementwise, "_STEP_BYTES", 1)  # steps of 64 tokens, the fewest
+    found = encode()
+    tolerance = 2e-6 if precision == "float32" else 2e-2
+    np.testing.assert_allclose(found.single, expected.single, atol=tolerance)
+    for left, right in zip(found.multi, expected.multi, strict=True):
+        np.testing.assert_allclose(left, right, atol=tolerance)
 
 
 def test_running_out_of_memory_splits_the_batch(encoder, golden_images, monkeypatch):

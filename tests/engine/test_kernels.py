@@ -1,5 +1,7 @@
 """Operators that are absent or wrong are noticed, and the plain way is taken."""
 
+import time
+
 import pytest
 import torch
 from jina_embeddings_v4.engine import kernels
@@ -12,7 +14,7 @@ def fresh(monkeypatch):
     """What was found out of the real operators is not what a test makes of them, nor the other way round."""
     monkeypatch.delenv(kernels.PLAIN, raising=False)
     # What was found out is kept by private functions alone.
-    cached = kernels._packs, kernels._int8_product, kernels.multiplies_bfloat16
+    cached = kernels._packs, kernels._int8_product, kernels._multiplies_uint8, kernels.multiplies_bfloat16
     for function in cached:
         function.cache_clear()
     yield
@@ -65,6 +67,21 @@ def test_without_a_right_product_of_integers_the_plain_one_is_taken(monkeypatch,
     assert "torch._int_mm" in caplog.text and len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("kind", ["absent", "wrong", "slow"])
+def test_a_packed_product_of_integers_that_is_no_good_is_not_used(monkeypatch, caplog, kind):
+    def product(inputs, packed, scale):
+        if kind == "absent":
+            raise AttributeError("no such operator")
+        if kind == "slow":  # as oneDNN's plain loop
+            time.sleep(0.05)
+        return linear(inputs.float() - 128, packed.float()) * scale + (kind == "wrong")
+
+    monkeypatch.setattr(kernels, "pack_int8", lambda weight: weight)
+    monkeypatch.setattr(kernels, "packed_uint8_linear", product)
+    assert isinstance(make_linear(torch.randn(4, 4), int8=True), Int8Linear)
+    assert ("no such operator" in caplog.text) == (kind == "absent")
+
+
 @pytest.mark.parametrize("kind", ["absent", "wrong"])
 def test_a_packed_product_that_is_absent_or_wrong_is_not_used(monkeypatch, caplog, kind):
     def product(inputs, weight, bias):
@@ -83,6 +100,7 @@ def test_a_packed_product_that_is_absent_or_wrong_is_not_used(monkeypatch, caplo
 def test_all_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(kernels.PLAIN, "1")
     assert isinstance(make_linear(torch.randn(4, 4)), PlainLinear)
+    assert isinstance(make_linear(torch.randn(4, 4), int8=True), Int8Linear)
     monkeypatch.setattr(torch, "_int_mm", lambda inputs, weight: pytest.fail("torch's product is taken"))
     assert kernels.int8_product()[1] == 127
     assert_exact(kernels.int8_product()[0])
