@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 
-# The most bytes of an intermediate result on a CPU. The C library keeps freed blocks for the next step, up to some 60 MB
-# of them. Others come from the system anew each time, which zeroes them page by page.
+# The most bytes of an intermediate result on a CPU. The C library keeps freed blocks for the next step, up to some 60
+# MB of them. Others come from the system anew each time, which zeroes them page by page.
 _STEP_BYTES = 8 * 2**20
 
 
