@@ -1,4 +1,4 @@
-"""Shows that an adapter of one's own finds what the demo model was never shown: calendars with one day marked.
+"""Shows that a fine-tuned adapter finds pages that the demo model was not trained on: calendars with one day marked.
 
 python examples/private_fiftyone.py .demo python -m benchmarks.finetuning
 """

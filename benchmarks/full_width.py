@@ -1,4 +1,4 @@
-"""A checkpoint of the real model's widths with random weights, of as many layers as a machine has time for."""
+"""A checkpoint with random weights at the real model's widths, with any number of layers."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ TEXT = {
 VISION = {"hidden_size": 1280, "out_hidden_size": 2048, "intermediate_size": 3420, "num_heads": 16}
 VOCABULARY, LORA_RANK, MAX_PIXELS = 151936, 32, 602112
 
-# A page of 2.4 megapixels, which the default limit brings down to 896x672: 768 visual tokens.
+# A page of 2.4 megapixels. The default limit resizes it to 896x672 pixels, or 768 visual tokens.
 PAGE = (1792, 1344)
 
 

@@ -28,7 +28,7 @@ from jina_embeddings_v4.finetuning.losses import single_scores
 from ranx import Qrels, Run, evaluate
 from scipy.stats import spearmanr
 
-# ranx has its loops compiled, and numba remarks on a cast in one of them.
+# numba, which compiles ranx's loops, warns of a cast in one of them.
 warnings.filterwarnings("ignore", "unsafe cast from uint64")
 
 
@@ -52,7 +52,7 @@ def ndcg(scores, relevant):
 
 
 def two_stage(single, multi, candidates=100):
-    """The scores of late interaction with those targets that single vectors choose, and of no others."""
+    """The late-interaction scores of the targets that single vectors choose, and no scores of the others."""
     chosen = np.argpartition(-single, candidates, axis=1)[:, :candidates]
     scores = np.full_like(multi, -1)
     np.put_along_axis(scores, chosen, np.take_along_axis(multi, chosen, axis=1), axis=1)
@@ -146,7 +146,7 @@ def code(encoder, task, seed=0):
 
 
 def by_kind(retrieval, scores):
-    """Groups queries by what they name, to see what the model reads and what it misses."""
+    """Groups queries by what they name, which shows what the model finds and what it misses."""
     groups = defaultdict(list)
     for i, facts in enumerate(retrieval.facts):
         for name in {fact[0] for fact in facts if fact[0] != "type"} or {"type alone"}:

@@ -73,7 +73,7 @@ class Scaling:
         visual = backbone.encode_vision(batch, self._settings)
         looking = self.seconds(lambda: backbone.encode_vision(batch, self._settings))
 
-        # No adapter goes by the name "none", so there is nothing to add. In turn, since the difference is small.
+        # There is no adapter named "none", so nothing is added. Both are timed in turn, since the difference is small.
         times = {"none": [], "retrieval": []}
         for _ in range(5):
             for adapter, seconds in times.items():
@@ -153,7 +153,7 @@ class Scaling:
         for tokens, count in ((8, 1), (8, 64), (64, 16), (512, 4), (2048, 1)):
 
             def run(tokens=tokens, count=count):
-                # New ones each time: those that came before are remembered.
+                # New texts each time, since the embeddings of earlier ones are cached.
                 texts = [f"{next(numbers)} " + "a " * tokens for _ in range(count)]
                 self.encoder.encode_texts(texts, max_length=tokens)
 

@@ -53,7 +53,7 @@ def main():
 
 
 class Pages:
-    """Random pages, the same few over and over: what is compared with what does not matter to the time."""
+    """Random pages, a few of them repeated: the values do not change the time."""
 
     def __init__(self, count=128):
         random = np.random.default_rng(51)
@@ -100,7 +100,7 @@ def in_memory(random_pages, query, pages, rounds):
 
 
 def by_lancedb(folder, random_pages, query, pages, rounds):
-    """lancedb's own search by multi-vectors, and what it takes to read all pages by their rows."""
+    """lancedb's own search by multi-vectors, and the time to read all pages by their rows."""
     try:
         import lancedb
         import pyarrow as pa
@@ -131,7 +131,7 @@ def by_lancedb(folder, random_pages, query, pages, rounds):
 
 
 def quality(folder):
-    """Prints what is lost, on the demo model's pages, to choosing candidates, to pooling tokens and to int8."""
+    """Prints what candidates, token pooling and int8 lose on the demo model's pages."""
     encoder = Encoder.from_checkpoint(DEMO_CHECKPOINT, device="cpu", precision="float32")
     retrieval = Retrieval(encoder)
     pages = encoder.encode_images([page.image for page in retrieval.pages])

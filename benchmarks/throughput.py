@@ -75,7 +75,7 @@ def measure(checkpoint, files, device, rounds):
     with exact_float32:
         reference = np.concatenate([stock(exact, processor, [page])[0].float().numpy() for page in pages[:2]])
     few = pages[: 4 if on_gpu else 1]
-    # Enough that the start of a call weighs as little as it does in a dataset.
+    # Enough pages that the start of a call has as little weight as in a dataset.
     many = 4 if on_gpu else 1
     ways = {
         "as the integration runs it": (torch.bfloat16, lambda: integration(exact, processor, few)),
@@ -105,7 +105,7 @@ def measure(checkpoint, files, device, rounds):
     packed = max(1, encoder.backbone.token_budget // tokens)
 
     rows = {name: {"way": name, "seconds": [], "rates": []} for name in ways}
-    # A CPU runs as fast the first time.
+    # On a CPU, the first run is as fast.
     if on_gpu:
         for name, (_, run) in list(ways.items()):
             try:
@@ -156,7 +156,7 @@ class Compiled:
         }
 
     def __call__(self):
-        # Only here, so that the way without compilation stays one.
+        # Compiled here only, so that the other way stays uncompiled.
         for layer, forward in self._forwards.items():
             layer.forward = forward
         try:
@@ -205,7 +205,7 @@ def product_rate(products, pages, device, dtype):
     """
     total, seconds = 0.0, 0.0
     repeat = 5 if device.type == "cuda" else 1
-    # GPUs multiply sides fastest that are multiples of this.
+    # GPUs multiply fastest when the sides are multiples of this.
     side = 64 if device.type == "cuda" else 1
     for (rows, inputs, outputs), count in products.items():
         product, left = _product(pages * rows, -(-inputs // side) * side, -(-outputs // side) * side, device, dtype)

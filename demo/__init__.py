@@ -1,1 +1,1 @@
-"""The demo model: its pages, its training and its checkpoint. Nothing that a person uses imports anything of it."""
+"""The demo model: its pages, its training and its checkpoint. What a person installs imports nothing from here."""

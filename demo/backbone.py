@@ -61,7 +61,7 @@ def train_backbone(directory, towers, processor, end_token, matryoshka_dims, ste
         if weight <= 0:
             return parts
 
-        # Attention is causal: what was said of a page after its prompt has not touched the prompt's vectors.
+        # Attention is causal: the caption after a page's prompt does not change the prompt's vectors.
         vectors = Vectors(
             everything.single,
             [multi[: len(multi) - length] for multi, (_, length) in zip(everything.multi, described, strict=True)],

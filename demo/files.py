@@ -110,7 +110,7 @@ def new_towers(config, seed):
         )
     )
     projector = nn.Linear(config["text_config"]["hidden_size"], config["multi_vector_projector_dim"])
-    # The settings name bfloat16, in which it is stored.
+    # The settings name bfloat16, the type of the stored weights.
     return Towers(model, projector).float()
 
 

@@ -59,7 +59,7 @@ def text_matching_batches(processor, steps, workers=None):
 
 
 def likeness(facts, others):
-    """Grades how much of what two texts say is the same: the share of the facts that both state (Jaccard index)."""
+    """Grades how similar two texts are: the share of their facts that both state (Jaccard index)."""
     first, second = _statements(facts), _statements(others)
     return len(first & second) / len(first | second)
 

@@ -30,7 +30,7 @@ from .tasks import TASKS
 
 SEED = 0
 
-# Every dimension is small; the parts are all there: grouped queries, rotary sections, window and full attention.
+# All parts of the original at small sizes: grouped queries, rotary sections, window and full attention.
 SIZES = {
     "text_config": {
         "hidden_size": 256,
@@ -55,7 +55,7 @@ SIZES = {
 LORA_RANK = 16
 VOCABULARY_SIZE = 1536
 
-# 72 visual tokens: what the pages are seen at, and any larger image, too.
+# 72 visual tokens, the limit for the pages and for larger images.
 MAX_PIXELS = 72 * 28**2
 
 BACKBONE_STEPS = 2800
@@ -94,7 +94,7 @@ def train_demo(directory, output, backbone_steps=BACKBONE_STEPS, task_steps=None
         )
     write_adapters(checkpoint / ADAPTERS, read_adapter_config(checkpoint / ADAPTERS), adapters)
 
-    # The former checkpoint stays until the new one is whole.
+    # The old checkpoint stays until the new one is complete.
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(checkpoint, output)
 

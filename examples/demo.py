@@ -20,7 +20,7 @@ from pictures import draw_contact_sheet, draw_map
 NAME = "jina-embeddings-v4-demo"
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
-# Of the test split, past the ones that the benchmarks use.
+# Pages of the test split that the benchmarks do not use.
 PAGES = range(10_000, 10_140)
 
 # What to look for, and the facts that make a page the right one.
@@ -47,14 +47,14 @@ def main():
     with timed("Embedding the images"):
         dataset.compute_embeddings(model, embeddings_field="embedding", batch_size=8)
 
-    # The index takes the vectors that are there. From now on, the App can search by text and by image, too.
+    # The index uses the stored vectors. From now on, the App can also search by text and by image.
     with timed("Indexing them for search"):
         fob.compute_similarity(dataset, model=arguments.model, embeddings_field="embedding", brain_key="search")
 
     with timed("Searching"):
         results = {query: dataset.sort_by_similarity(query, k=5, brain_key="search") for query in QUERIES}
 
-    # Late interaction compares what each spot of a page shows, not the page as a whole, and tells where it matched.
+    # Late interaction compares each part of a page with the query, and so knows where the page matched.
     with timed("Indexing them for late interaction"):
         fob.compute_similarity(
             dataset, backend="late-interaction", model=arguments.model, brain_key="late_interaction", batch_size=8
@@ -92,7 +92,7 @@ def make_dataset(folder):
     if not folder.is_dir():
         raise SystemExit(f"There is no folder {folder}")
 
-    # The dataset of the last run stays until it is known that there is something to put in its place.
+    # The last run's dataset stays until there is a new one to replace it.
     dataset = fo.Dataset.from_images_dir(str(folder))
     if not dataset:
         dataset.delete()
@@ -104,7 +104,7 @@ def make_dataset(folder):
 
 
 def make_synthetic_dataset(folder):
-    """Draws pages of each type of document, and makes a dataset of them that knows what is on each."""
+    """Draws pages of each type of document, and makes a dataset with the facts of each page."""
     samples = []
     for number, document in zip(PAGES, documents("test", PAGES.start, PAGES.stop), strict=True):
         path = folder / document.type / f"{document.type.replace(' ', '-')}-{number - PAGES.start:03}.png"
@@ -129,7 +129,7 @@ def delete_dataset():
     """Deletes what the last run left."""
     if fo.dataset_exists(NAME):
         dataset = fo.load_dataset(NAME)
-        # An index keeps its vectors in files, which go with its run alone.
+        # An index keeps its vectors in files, which only deleting its run deletes.
         dataset.delete_brain_runs()
         dataset.delete()
 
@@ -143,7 +143,7 @@ def load_model(name):
 
 
 def right_pages(results):
-    """Returns the IDs of the found pages that are what was asked for. Of a person's own images nobody knows."""
+    """Returns the IDs of the found pages that fit their query, as far as the dataset knows the facts of its pages."""
     right = set()
     for query, view in results.items():
         if view.has_field("number"):

@@ -59,7 +59,7 @@ def main():
         batch_size=arguments.batch_size,
         progress=True,
     )
-    # The old pages of documents that changed. Left in the index, they would take places among the results.
+    # The old pages of documents that changed, which would otherwise still be found.
     gone = set(index.sample_ids) - set(dataset.values("id"))
     if gone:
         index.remove_from_index(sample_ids=list(gone))

@@ -32,7 +32,7 @@ def main():
     for ours in ("models", "plugins"):
         copy_source(folder / ours / "jina_embeddings_v4")
 
-    # Ctrl-C is for the command to act on; a handler, unlike SIG_IGN, is not passed on to it.
+    # The command handles Ctrl-C. A child process inherits SIG_IGN, but not a handler.
     signal.signal(signal.SIGINT, lambda *_: None)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, _: sys.exit(128 + number))
@@ -42,27 +42,27 @@ def main():
 
 
 def copy_source(folder):
-    """Copies this repository, as registering it would: FiftyOne writes beside it, which is not for the repository."""
+    """Copies this repository as registering it would, since FiftyOne writes files next to a registered source."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(REPOSITORY, folder, ignore=NOT_SOURCE)
 
 
 def environment(folder, uri):
-    """Returns the environment variables of a FiftyOne that keeps to a folder and a database."""
+    """Returns the environment variables of a FiftyOne that uses one folder and one database alone."""
     return {
         "FIFTYONE_DATABASE_URI": uri,
         "FIFTYONE_DATABASE_NAME": "jina-embeddings-v4-demo",
-        # The MongoDB that comes with FiftyOne is of the oldest version that it supports, on which it would remark.
+        # FiftyOne warns of the oldest MongoDB version that it supports, which is the one that it brings.
         "FIFTYONE_DATABASE_VALIDATION": "false",
         "FIFTYONE_MODEL_ZOO_DIR": str(folder / "models"),
         "FIFTYONE_DATASET_ZOO_DIR": str(folder / "datasets"),
         "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "datasets"),
         "FIFTYONE_PLUGINS_DIR": str(folder / "plugins"),
-        # Files that are not there, so that the person's own settings do not apply.
+        # Files that do not exist, so that the person's own settings do not apply.
         "FIFTYONE_CONFIG_PATH": str(folder / "config.json"),
         "FIFTYONE_APP_CONFIG_PATH": str(folder / "app_config.json"),
         "FIFTYONE_BRAIN_CONFIG_PATH": str(folder / "brain_config.json"),
-        # On the usual port, the App would be that of the person's own FiftyOne, where there is one open.
+        # On the default port, the person's own App may be running.
         "FIFTYONE_DEFAULT_APP_PORT": "5252",
         "FIFTYONE_DO_NOT_TRACK": "true",
     }
@@ -86,7 +86,7 @@ def run_mongodb(folder):
         [mongod, "--nounixsocket", *(str(word) for option in options.items() for word in option)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Out of reach of Ctrl-C, since the command still needs it to finish.
+        # In a session of its own, so that Ctrl-C does not end it before the command.
         start_new_session=True,
     )
     try:

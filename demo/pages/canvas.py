@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-# What a person would call by these names, even when they are jittered a little.
+# Colours that a person would call by these names, also when they are varied a little.
 RGB = {
     "red": (205, 40, 45),
     "blue": (35, 85, 200),
@@ -17,7 +17,7 @@ RGB = {
 }
 INK, GREY, PALE, WHITE = (40, 44, 52), (130, 136, 145), (228, 231, 236), (255, 255, 255)
 
-# Those that matplotlib carries are there on every machine, and the same on each.
+# matplotlib brings these fonts, the same ones to every machine.
 FONTS = {
     "sans": "DejaVuSans.ttf",
     "sans-bold": "DejaVuSans-Bold.ttf",
@@ -29,7 +29,7 @@ FONTS = {
     "mono-bold": "DejaVuSansMono-Bold.ttf",
 }
 
-# What pages say where it does not matter what they say: an agent, a verb and its object make a sentence.
+# Filler sentences: an agent, a verb and its object.
 AGENTS = ("we", "our team", "the office", "our partners", "the board", "your advisor")
 VERBS = ("will review", "received", "agreed to", "can confirm", "prepared", "will send", "approved")
 OBJECTS = (

@@ -58,7 +58,7 @@ TYPES = {
 
 SPLITS = ("train", "validation", "test")
 
-# One in so many combinations is kept out of training.
+# One of this number of combinations is kept out of training.
 _HELD_OUT = 7
 
 
@@ -97,7 +97,7 @@ class Document:
         return dict(self.details)[name]
 
     def facts(self):
-        """The list of all that can be said of the page, each a tuple: what it is about, then its values."""
+        """The facts of the page, a list of tuples: the kind of fact, then its values."""
         facts = [("type", self.type), *self.details]
         facts += [("headline", self.headline)] if self.headline else []
         return facts + [("mark", mark.kind, mark.colour, mark.place) for mark in self.marks]

@@ -22,7 +22,7 @@ def draw_line_chart(canvas, document, colour, area):
     count = generator.randint(4, 6)
     band = (y1 - y0 - 10) / document["lines"]
     for i in range(document["lines"]):
-        # Each line keeps to a band of its own, so that they can be counted.
+        # Each line has its own band, so that lines can be counted.
         points = [
             (x0 + 8 + (x1 - x0 - 16) * k / (count - 1), y0 + 6 + band * i + band * generator.uniform(0.2, 0.8))
             for k in range(count)

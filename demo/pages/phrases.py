@@ -72,7 +72,7 @@ def phrase(facts, language="en", generator=None):
 
 
 def caption(document):
-    """Says all of a page in English, always in the same words."""
+    """Describes all of a page in English, always in the same words."""
     return phrase(document.facts())
 
 

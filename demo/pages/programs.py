@@ -31,7 +31,7 @@ class Program:
         return snippet(self.language, self.action, self.things, self.style)
 
     def facts(self):
-        """The list of all that a description may say."""
+        """The facts that a description may state, a list."""
         return list(vars(self).items())
 
     def satisfies(self, facts):

@@ -33,7 +33,7 @@ _SIZES = {
 }
 _PAPERS = (WHITE, (252, 248, 238), (246, 247, 249))
 
-# What is above and below the body is left to the headline and the marks.
+# The headline and the marks are above and below the body.
 _BAND = 112
 
 _BODIES = {
@@ -162,6 +162,6 @@ def _scan(canvas, tilt):
     noise = noise * generator.randint(1, 8) // 8
     gain, offset = generator.uniform(0.92, 1.04), generator.uniform(-8, 6)
     image = image.point([max(0, min(255, round(value * gain + offset))) for value in range(256)] * 3)
-    # The noise is raised above zero, since pictures hold no negative values, and lowered again as it is added.
+    # The noise is shifted above zero, since pictures have no negative values, and shifted back when it is added.
     noise = Image.fromarray((noise + 9).astype(np.uint8)).resize(image.size, Image.NEAREST)
     return ImageChops.add(image, Image.merge("RGB", [noise] * 3), offset=-9)

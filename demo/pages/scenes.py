@@ -5,10 +5,10 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-# The colours of the sky, above and at the horizon, and how bright all else is.
+# The colours of the sky, at the top and at the horizon, and the brightness of the rest.
 _SKIES = {
     "day": ((120, 180, 240), (205, 230, 250), 1),
-    # No darker than that: what is black must still be seen.
+    # No darker, so that black objects stay visible.
     "night": ((24, 32, 88), (58, 72, 138), 0.55),
     "sunset": ((90, 50, 120), (255, 150, 80), 0.7),
 }
