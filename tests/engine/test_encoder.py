@@ -22,6 +22,15 @@ TEXT_KEYS = [key for key in GOLDEN if key.startswith("text") and key.endswith("/
 IMAGE_KEYS = [key for key in GOLDEN if key.startswith("image") and key.endswith("/single")]
 
 
+# Where there is a GPU, it must match the original, too.
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device_encoder(request, checkpoint):
+    return Encoder.from_checkpoint(checkpoint, device=request.param, precision="float32")
+
+
 def assert_golden(embeddings, key):
     np.testing.assert_allclose(embeddings.single, GOLDEN[key][None], atol=TOLERANCE, rtol=0)
     multi_key = key.replace("/single", "/multi")
@@ -36,17 +45,17 @@ def test_golden_embeddings_cover_what_is_claimed():
 
 
 @pytest.mark.parametrize("key", TEXT_KEYS)
-def test_texts_match_the_original(encoder, key):
+def test_texts_match_the_original(device_encoder, key):
     kind, name, task, prompt_name, _ = key.split("/")
     max_length = 16 if kind == "text_maxlen16" else None
-    assert_golden(encoder.encode_texts([TEXTS[name]], task, prompt_name, max_length), key)
+    assert_golden(device_encoder.encode_texts([TEXTS[name]], task, prompt_name, max_length), key)
 
 
 @pytest.mark.parametrize("key", IMAGE_KEYS)
-def test_images_match_the_original(encoder, golden_images, key):
+def test_images_match_the_original(device_encoder, golden_images, key):
     *limit, name, task, _ = key.removeprefix("image_maxpix/").removeprefix("image/").split("/")
     max_pixels = int(limit[0]) if limit else None
-    assert_golden(encoder.encode_images([golden_images[name]], task, max_pixels), key)
+    assert_golden(device_encoder.encode_images([golden_images[name]], task, max_pixels), key)
 
 
 def test_embeddings_do_not_depend_on_the_batch(encoder, golden_images):
