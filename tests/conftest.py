@@ -61,7 +61,9 @@ def _find_demo():
     name, place = "jina_embeddings_v4.demo", Path(__file__).parent.parent / "demo"
     package = importlib.util.find_spec("jina_embeddings_v4").submodule_search_locations[0]
     if not Path(package, "demo", "__init__.py").exists():
-        spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=[place])
+        # As a string: Python finds no submodules along other paths.
+        locations = [str(place)]
+        spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=locations)
         sys.modules[name] = importlib.util.module_from_spec(spec)
 
 

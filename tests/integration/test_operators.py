@@ -176,11 +176,23 @@ def test_forms_say_what_is_wrong_before_anything_runs(dataset):
     assert "pages" in form(SEARCH, dataset)["brain_key"].type.values
 
 
-PLUGIN_ALONE = """
+PLUGIN_ALONE = '''
 import importlib.util, sys
 
-# As where the repository was not installed as a package.
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+class Without:
+    """Finds what another finder does, but for this repository: as where it was not installed as a package."""
+
+    def __init__(self, finder):
+        self._finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name == "jina_embeddings_v4" else self._finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
+
+sys.meta_path = [Without(finder) for finder in sys.meta_path]
 assert importlib.util.find_spec("jina_embeddings_v4") is None
 
 import fiftyone as fo
@@ -189,7 +201,7 @@ import fiftyone.operators as foo
 foo.list_operators()
 view = fo.load_dataset(sys.argv[1]).sort_by_similarity("a page headed Umbra", k=3, brain_key="pages")
 print(*view.values("id"))
-"""
+'''
 
 
 def test_the_plugin_alone_lets_the_app_search(dataset):
