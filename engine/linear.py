@@ -70,11 +70,9 @@ class Int8Linear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._product, largest = int8_product()
-        weight = weight.float()
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
+        rounded, self._scale = _round_weight(weight, largest)
         # Transposed, since the product reads this layout fastest.
-        self._weight = (weight / scale[:, None]).round().to(torch.int8).T.contiguous()
-        self._scale = scale
+        self._weight = rounded.T.contiguous()
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -88,7 +86,7 @@ class Int8Linear:
         """
         outputs = inputs.new_empty(len(inputs), self._weight.shape[1])
         for rows, results in zip(inputs.split(_ROWS), outputs.split(_ROWS), strict=True):
-            scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+            scale = _row_scales(rows, 127)
             rounded = (rows / scale).round_().to(torch.int8)
             results.copy_(self._product(rounded, self._weight)).mul_(self._scale).mul_(scale)
             if self._bias is not None:
@@ -105,9 +103,8 @@ class PackedInt8Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        weight = weight.float()
-        self._scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
-        self._weight = pack_int8((weight / self._scale[:, None]).round().to(torch.int8))
+        rounded, self._scale = _round_weight(weight, 127)
+        self._weight = pack_int8(rounded)
         self._bias = torch.zeros_like(self._scale) if bias is None else bias.float()
         # The zero point, and what makes truncation a rounding.
         self._offset = torch.tensor(128.5)
@@ -116,11 +113,23 @@ class PackedInt8Linear:
         """Computes the layer, see :meth:`Int8Linear.__call__`."""
         outputs = inputs.new_empty(len(inputs), len(self._scale))
         for rows, results in zip(inputs.split(_ROWS), outputs.split(_ROWS), strict=True):
-            scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+            scale = _row_scales(rows, 127)
             rounded = torch.addcmul(self._offset, rows, scale.reciprocal()).to(torch.uint8)
             product = packed_uint8_linear(rounded, self._weight, self._scale)
             torch.addcmul(self._bias, product, scale, out=results)
         return outputs
+
+
+def _row_scales(matrix, largest):
+    """Returns the scale of each row ``(rows, 1)`` at which its largest value becomes ``largest``."""
+    return matrix.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(largest)
+
+
+def _round_weight(weight, largest):
+    """Rounds weights to int8 of up to ``largest``, and returns them and the scale of each row ``(rows,)``."""
+    weight = weight.float()
+    scales = _row_scales(weight, largest)
+    return (weight / scales).round().to(torch.int8), scales.squeeze(1)
 
 
 def take_weights(layers: Sequence[nn.Linear | nn.Conv3d]) -> tuple[torch.Tensor, torch.Tensor | None]:
