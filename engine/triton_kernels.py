@@ -179,6 +179,15 @@ def _add_norm(
 
 
 @triton.jit
+def _rotated(places, half: tl.constexpr, inside, cosine, sine):
+    """Loads both halves of heads' vectors, and rotates them. The result is not stored anywhere."""
+    first = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(places + half, mask=inside, other=0.0).to(tl.float32)
+    dtype: tl.constexpr = places.dtype.element_ty
+    return (first * cosine - second * sine).to(dtype), (second * cosine + first * sine).to(dtype)
+
+
+@triton.jit
 def _rotate(
     vectors,
     cos,
@@ -202,10 +211,9 @@ def _rotate(
     cosine, sine = cosine.to(tl.float32)[None, :], sine.to(tl.float32)[None, :]
 
     places = vectors + token * token_stride + head * (2 * half) + dims[None, :]
-    first = tl.load(places, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(places + half, mask=inside, other=0.0).to(tl.float32)
-    tl.store(places, (first * cosine - second * sine).to(vectors.dtype.element_ty), mask=inside)
-    tl.store(places + half, (second * cosine + first * sine).to(vectors.dtype.element_ty), mask=inside)
+    first, second = _rotated(places, half, inside, cosine, sine)
+    tl.store(places, first, mask=inside)
+    tl.store(places + half, second, mask=inside)
 
 
 @triton.jit
@@ -252,14 +260,8 @@ def _attend_in_windows(
     key = query + heads * (2 * half)
     value = key + heads * (2 * half)
     dtype: tl.constexpr = vectors.dtype.element_ty
-    first = tl.load(query, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(query + half, mask=inside, other=0.0).to(tl.float32)
-    query_first = (first * cosine - second * sine).to(dtype)
-    query_second = (second * cosine + first * sine).to(dtype)
-    first = tl.load(key, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(key + half, mask=inside, other=0.0).to(tl.float32)
-    key_first = (first * cosine - second * sine).to(dtype)
-    key_second = (second * cosine + first * sine).to(dtype)
+    query_first, query_second = _rotated(query, half, inside, cosine, sine)
+    key_first, key_second = _rotated(key, half, inside, cosine, sine)
 
     scores = tl.dot(query_first, tl.trans(key_first)) + tl.dot(query_second, tl.trans(key_second))
     scores = tl.where(row[None, :] < length, scores * scale, float("-inf"))
@@ -306,10 +308,7 @@ def _attend_causally(
     cosine = tl.load(cos + token * half + dims[None, :], mask=inside, other=0.0).to(tl.float32)
     sine = tl.load(sin + token * half + dims[None, :], mask=inside, other=0.0).to(tl.float32)
     places = vectors + token * token_stride + head * (2 * half) + dims[None, :]
-    first = tl.load(places, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(places + half, mask=inside, other=0.0).to(tl.float32)
-    query_first = (first * cosine - second * sine).to(dtype)
-    query_second = (second * cosine + first * sine).to(dtype)
+    query_first, query_second = _rotated(places, half, inside, cosine, sine)
 
     base = vectors + start * token_stride + (heads + head // (heads // key_heads)) * (2 * half)
     wide = tl.arange(0, 2 * half)
