@@ -4,9 +4,11 @@ These rules keep an index intact when a process is killed:
 
 - vectors are only appended, and are flushed to the disk before the row that refers to them is committed;
 - a file is deleted after the last row that refers to it, and its number is not used again;
-- one process writes at a time, the one that holds SQLite's lock.
+- a process appends to a file that it has claimed (``claims.py``), and inserts rows only while the claim is there;
+- one process at a time changes the table, the one that holds SQLite's lock.
 
-So readers find all committed pages. What a killed process appended without a commit is unused space.
+So several processes write vectors at once, and readers find all committed pages. What a killed process appended without
+a commit is unused space.
 """
 
 import contextlib
@@ -21,15 +23,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import ID_DTYPE, VectorStore
+from .base import VectorStore
+from .claims import claim_segment, claimed_segments, close_segment, is_claimed, next_segment, release_segment
 from .page_table import (
     SCHEMA,
-    Catalog,
+    begin_writing,
     check_dims,
     columns,
     insert_rows,
+    read_catalog,
     read_dims,
     read_state,
+    segment_end,
     segment_ends,
     write_state,
 )
@@ -114,17 +119,11 @@ class LocalStore(VectorStore):
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._writing() as database:
-            dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
-            state = {"segment": 0, "revision": 0} | dims | read_state(database)
-            check_dims({name: state[name] for name in dims}, dims)
-            self._check_lengths(database, state)
-
-            if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (page_id,)).fetchone() for page_id in ids):
-                state["rewritten"] = state.get("rewritten", 0) + 1
-
-            self._insert(database, state, ids, sample_ids, embeddings.single, embeddings.multi)
-            write_state(database, state)
+        for start in range(0, len(ids), _PAGES_PER_SEGMENT):
+            part = slice(start, start + _PAGES_PER_SEGMENT)
+            pages = ids[part], sample_ids[part], embeddings.single[part], embeddings.multi[part]
+            while not self._add(*pages):
+                logger.warning("Writing %d pages once more: another process took this one for dead", len(pages[0]))
 
     def remove(self, ids: Sequence[str]) -> None:
         if not self._database.exists():
@@ -156,7 +155,7 @@ class LocalStore(VectorStore):
             for _, segment, lost in damage:
                 database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
                 # New pages must not take these places: another process may still read by its copy of the old table.
-                state["segment"] = max(state["segment"], segment + 1)
+                close_segment(database, segment)
             state["rewritten"] = state.get("rewritten", 0) + 1
             write_state(database, state)
         for path, _, lost in damage:
@@ -235,33 +234,65 @@ class LocalStore(VectorStore):
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def _insert(self, database, state, ids, sample_ids, singles, multi):
-        """Appends pages to the current segment, and to new ones when it is full."""
-        for start in range(0, len(ids), _PAGES_PER_SEGMENT):
-            part = slice(start, start + _PAGES_PER_SEGMENT)
-            if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
-                state["segment"] += 1
-            places, checksums = self._files.append(state["segment"], singles[part], multi[part])
-            insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
+    def _add(self, ids, sample_ids, singles, multi):
+        """Appends pages to a segment that it claims, and inserts their rows.
+
+        Returns:
+            whether they are in the index. If not, the claim was gone, and they have to be written once more
+        """
+        dims = {"single_dim": singles.shape[1], "multi_dim": multi[0].shape[1]}
+        with self._writing() as database:
+            state = dims | read_state(database)
+            check_dims({name: state[name] for name in dims}, dims)
+            segment, token = claim_segment(database, state)
+            self._check_lengths(database, state, segment_end(database, segment))
+
+        try:
+            # Without the lock, since this takes longest.
+            places, checksums = self._files.append(segment, singles, multi)
+            with self._writing() as database:
+                if not is_claimed(database, segment, token):
+                    if not segment_end(database, segment):
+                        # Compaction has deleted the files, and this process has made one of them anew.
+                        self._files.delete(segment)
+                    return False
+
+                state = {"revision": 0} | dims | read_state(database)
+                # The first pages of an index may have been another process's.
+                check_dims({name: state[name] for name in dims}, dims)
+                if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (page_id,)).fetchone() for page_id in ids):
+                    state["rewritten"] = state.get("rewritten", 0) + 1
+                insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+                write_state(database, state)
+                release_segment(database, segment, token, self._is_full(segment, state))
+            return True
+        except BaseException:
+            # On a full disk, this may fail, too. Then the claim is dropped once it is old.
+            with contextlib.suppress(sqlite3.Error), self._writing() as database:
+                release_segment(database, segment, token, full=False)
+            raise
+
+    def _is_full(self, segment, state):
+        return self._files.pages_in(segment, state["single_dim"]) >= _PAGES_PER_SEGMENT
 
     def _compact(self, database, state):
         """Moves the pages out of segments that are more than half unused, and returns the emptied segments."""
         used = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
+        kept = claimed_segments(database) | {next_segment(database)}
         emptied = []
         self._files.refresh()
         for segment in self._files.segments():
             pages = self._files.pages_in(segment, state["single_dim"])
-            if used.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
+            if used.get(segment, 0) >= pages / 2 or segment in kept:
                 continue
-            if segment == state["segment"]:
-                state["segment"] += 1
 
+            close_segment(database, segment)
             self._move(database, state, segment)
             emptied.append(segment)
         return emptied
 
     def _move(self, database, state, segment):
-        """Copies a segment's pages, in their stored form, to the current segment, some MB at a time."""
+        """Copies a segment's pages, in their stored form, to segments that may grow, some MB at a time."""
         singles = self._files.singles(segment, state["single_dim"])
         tokens = self._files.tokens(segment, state["multi_dim"])
         rows = database.execute(
@@ -275,21 +306,21 @@ class LocalStore(VectorStore):
                 count += rows[stop][5]
                 stop += 1
             ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[first:stop], strict=True)
-            if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
-                state["segment"] += 1
+            target, token = claim_segment(database, state)
             moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
-            places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
+            places = self._files.append_stored(target, singles[list(pages)], moved, lengths)
             insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+            release_segment(database, target, token, self._is_full(target, state))
             first = stop
 
-    def _damage(self, database, state):
-        """Compares the files' lengths with the table.
+    def _damage(self, database, state, ends=None):
+        """Compares the files' lengths with the table, of all segments or of those whose ends are given.
 
         Returns:
             a list of tuples of a damaged file, its segment, and the ids of the pages that it lost
         """
         damage = []
-        for segment, page, end in segment_ends(database):
+        for segment, page, end in segment_ends(database) if ends is None else ends:
             singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
             if page < singles and end <= tokens:
                 continue
@@ -302,8 +333,8 @@ class LocalStore(VectorStore):
             damage.append((path, segment, [page_id for (page_id,) in lost]))
         return damage
 
-    def _check_lengths(self, database, state):
-        damage = self._damage(database, state)
+    def _check_lengths(self, database, state, ends=None):
+        damage = self._damage(database, state, ends)
         if damage:
             raise DamagedIndexError(
                 f"{damage[0][0]} is missing or was cut off, and the vectors of {len(damage[0][2])} pages are lost"
@@ -322,31 +353,13 @@ class LocalStore(VectorStore):
 
     def _catalog(self):
         with self._catalog_lock, self._reading() as database:
-            state = read_state(database)
-            revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
-            catalog = self._cached
-            if catalog is None or catalog.revision != revision:
+            state, catalog = read_state(database), self._cached
+            if catalog is None or catalog.revision != state.get("revision", 0):
                 # Until this transaction ends, no file that the table refers to is deleted.
                 self._check_lengths(database, state)
-                if catalog is None or catalog.rewritten != rewritten:
-                    catalog = Catalog(0, 0, np.empty(0, ID_DTYPE), np.empty(0, ID_DTYPE), np.empty((0, 4), np.int64))
-
-                last = catalog.places[-1, :2].tolist() if len(catalog.ids) else [-1, -1]
-                rows = database.execute(
-                    "SELECT id, sample_id, segment, page, start, tokens FROM pages "
-                    "WHERE (segment, page) > (?, ?) ORDER BY segment, page",
-                    last,
-                ).fetchall()
-                ids, sample_ids, *places = zip(*rows, strict=True) if rows else ((),) * 6
                 # The files may have grown.
                 self._files.refresh()
-                self._cached = catalog = Catalog(
-                    revision,
-                    rewritten,
-                    np.append(catalog.ids, np.array(ids, dtype=ID_DTYPE)),
-                    np.append(catalog.sample_ids, np.array(sample_ids, dtype=ID_DTYPE)),
-                    np.append(catalog.places, np.array(places, dtype=np.int64).T.reshape(-1, 4), axis=0),
-                )
+                self._cached = catalog = read_catalog(database, catalog)
         return catalog
 
     @contextlib.contextmanager
@@ -368,8 +381,8 @@ class LocalStore(VectorStore):
 
     @contextlib.contextmanager
     def _writing(self):
-        with contextlib.closing(sqlite3.connect(self._database, timeout=600, isolation_level=None)) as database:
-            database.execute("BEGIN IMMEDIATE")
+        with contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as database:
+            begin_writing(database)
             try:
                 for statement in SCHEMA:
                     database.execute(statement)

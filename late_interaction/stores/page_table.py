@@ -1,15 +1,20 @@
 """The SQLite table of the places of pages in a local store's files, and its copy in memory."""
 
 import functools
+import random
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import claims
+from .base import ID_DTYPE
 from .vector_files import Place
 
 SCHEMA = (
+    claims.SCHEMA,
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
     "start INTEGER, tokens INTEGER, checksum INTEGER) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS pages_by_place ON pages (segment, page)",
@@ -19,9 +24,9 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class Catalog:
-    """A copy of the table at one revision, sorted by place, which is the order in which the pages were added.
+    """A copy of the table at one revision, sorted by place.
 
-    As long as ``rewritten`` stays the same, pages were only appended.
+    As long as ``rewritten`` stays the same, pages were only appended, each behind the last page of its segment.
     """
 
     revision: int
@@ -52,6 +57,75 @@ class Catalog:
         return rows
 
 
+def read_catalog(database: sqlite3.Connection, earlier: Catalog | None) -> Catalog:
+    """Reads the table, of which only the pages that an earlier copy lacks, unless pages were replaced or removed since.
+
+    Args:
+        database: the table, in a transaction
+        earlier: an earlier copy, or ``None``
+
+    Returns:
+        the :class:`Catalog`
+    """
+    state = read_state(database)
+    revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
+    if earlier is None or earlier.rewritten != rewritten:
+        earlier = Catalog(0, rewritten, np.empty(0, ID_DTYPE), np.empty(0, ID_DTYPE), np.empty((0, 4), np.int64))
+
+    # Several writers may have added pages to different segments.
+    is_last = np.diff(earlier.places[:, 0], append=-1) != 0
+    known = dict(earlier.places[is_last, :2].tolist())
+    rows = []
+    for segment, page, _ in sorted(segment_ends(database)):
+        if page > known.get(segment, -1):
+            rows += database.execute(
+                "SELECT id, sample_id, segment, page, start, tokens FROM pages "
+                "WHERE segment = ? AND page > ? ORDER BY page",
+                (segment, known.get(segment, -1)),
+            ).fetchall()
+    ids, sample_ids, *columns = zip(*rows, strict=True) if rows else ((),) * 6
+    places = np.array(columns, dtype=np.int64).T.reshape(-1, 4)
+    at = np.searchsorted(_keys(earlier.places), _keys(places))
+    return Catalog(
+        revision,
+        rewritten,
+        np.insert(earlier.ids, at, np.array(ids, dtype=ID_DTYPE)),
+        np.insert(earlier.sample_ids, at, np.array(sample_ids, dtype=ID_DTYPE)),
+        np.insert(earlier.places, at, places, axis=0),
+    )
+
+
+def _keys(places):
+    """Returns a number for each place, in the order of the places."""
+    return (places[:, 0] << 32) | places[:, 1]
+
+
+def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:
+    """Begins a transaction that writes, as soon as no other process is in one.
+
+    SQLite would ask for its lock less and less often, so that one of several writers might wait for minutes.
+
+    Args:
+        database: a connection
+        timeout (600): for how many seconds to wait
+
+    Raises:
+        sqlite3.OperationalError: if others hold the lock for longer
+    """
+    deadline = time.monotonic() + timeout
+    database.execute("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.01))
+    # For the commit, which waits for readers.
+    database.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+
+
 def columns(database: sqlite3.Connection) -> set[str]:
     """Returns the names of the table's columns. Tables of older versions lack ``checksum``."""
     return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
@@ -80,8 +154,15 @@ def segment_ends(database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]
             yield row
 
 
+def segment_end(database: sqlite3.Connection, segment: int) -> list[tuple[int, int, int]]:
+    """Returns what :func:`segment_ends` yields for one segment, in a list that is empty if it has no pages."""
+    return database.execute(
+        "SELECT segment, page, start + tokens FROM pages WHERE segment = ? ORDER BY page DESC LIMIT 1", (segment,)
+    ).fetchall()
+
+
 def read_state(database: sqlite3.Connection) -> dict[str, int]:
-    """Returns the state of the index, a dict of its dimensions, its revision and its current segment."""
+    """Returns the state of the index, a dict of its dimensions, its revision and its highest segment."""
     return dict(database.execute("SELECT name, value FROM state"))
 
 
