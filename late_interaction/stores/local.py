@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import ID_DTYPE, VectorStore
+from .base import VectorStore
 from .page_table import (
     SCHEMA,
     Catalog,
     check_dims,
     columns,
     insert_rows,
+    pack_ids,
     read_dims,
     read_state,
     segment_ends,
     write_state,
 )
-from .ranking import maxsim_scores, single_scores
+from .ranking import hamming_scores, maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
@@ -73,21 +74,26 @@ class LocalStore(VectorStore):
 
     Args:
         folder: the folder
-        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or ``"int8"`` at half the size
+        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, ``"int8"`` at half the size, or ``"binary"`` at a
+            16th of it
+        gate ("single"): what chooses candidates: ``"single"`` vectors, or ``"binary"``, the signs of the multi-vectors,
+            which take another 16th
     """
 
-    def __init__(self, folder: str | os.PathLike, dtype: str = "float16") -> None:
+    def __init__(self, folder: str | os.PathLike, dtype: str = "float16", gate: str = "single") -> None:
         self.folder = Path(folder)
         self.dtype = dtype
+        self.gate = gate
         self._cached = None
         self._files = VectorFiles(folder, dtype)
         self._catalog_lock = threading.Lock()
 
     def create(self) -> None:
-        """Creates the folder, unless it exists, and the table."""
+        """Creates the folder, unless it exists, the table, and the files that the gate needs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing():
             pass
+        self._make_bits()
 
     def check(self) -> None:
         if not self._database.exists():
@@ -105,7 +111,7 @@ class LocalStore(VectorStore):
 
     def ids(self) -> tuple[np.ndarray, np.ndarray]:
         catalog = self._catalog()
-        return catalog.ids, catalog.sample_ids
+        return catalog.ids(), catalog.sample_ids()
 
     list_ids = ids
 
@@ -116,7 +122,7 @@ class LocalStore(VectorStore):
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing() as database:
             dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
-            state = {"segment": 0, "revision": 0} | dims | read_state(database)
+            state = {"segment": 0, "revision": 0, "bits": int(self._needs_bits)} | dims | read_state(database)
             check_dims({name: state[name] for name in dims}, dims)
             self._check_lengths(database, state)
 
@@ -138,7 +144,8 @@ class LocalStore(VectorStore):
             database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
             # The vectors of damaged files cannot be moved.
-            emptied = [] if self._damage(database, state) else self._compact(database, state)
+            damaged = self._damage(database, state) or self._segments_without_bits(database, state)
+            emptied = [] if damaged else self._compact(database, state)
             write_state(database, state)
 
         # After the commit, so that no row refers to them.
@@ -147,22 +154,10 @@ class LocalStore(VectorStore):
 
     def repair(self) -> None:
         with self._reading() as database:
-            if not self._damage(database, read_state(database)):
-                return
-
-        with self._writing() as database:
-            state = read_state(database)
-            damage = self._damage(database, state)
-            for _, segment, lost in damage:
-                database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
-                # New pages must not take these places: another process may still read by its copy of the old table.
-                state["segment"] = max(state["segment"], segment + 1)
-            state["rewritten"] = state.get("rewritten", 0) + 1
-            write_state(database, state)
-        for path, _, lost in damage:
-            logger.warning(
-                "%s is missing or was cut off: the %d pages that it lost will be embedded again", path, len(lost)
-            )
+            damaged = self._damage(database, read_state(database))
+        if damaged:
+            self._remove_lost()
+        self._make_bits()
 
     def damaged(self) -> list[str]:
         with self._reading() as database:
@@ -173,14 +168,16 @@ class LocalStore(VectorStore):
             # One segment per transaction, since writers wait for it. Until it ends, none of its files is deleted.
             with self._reading() as database:
                 state = read_state(database)
+                has_bits = state.get("bits") and segment not in self._segments_without_bits(database, state)
                 self._files.refresh()
                 for page_id, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
                     "WHERE segment = ? AND checksum IS NOT NULL ORDER BY page",
                     (segment,),
                 ):
-                    if page_id not in damaged and checksum != self._files.checksum(
-                        place, state["single_dim"], state["multi_dim"]
+                    if page_id not in damaged and (
+                        checksum != self._files.checksum(place, state["single_dim"], state["multi_dim"])
+                        or (has_bits and not self._files.has_right_bits(place, state["multi_dim"]))
                     ):
                         damaged.add(page_id)
         return sorted(damaged)
@@ -189,7 +186,7 @@ class LocalStore(VectorStore):
     def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         catalog = self._catalog()
         rows = catalog.rows_of_present(ids)
-        return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
+        return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids(rows).tolist()
 
     @_retry_if_files_moved
     def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
@@ -206,7 +203,7 @@ class LocalStore(VectorStore):
         reverse: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         catalog = self._catalog()
-        rows = np.arange(len(catalog.ids))
+        rows = np.arange(len(catalog))
         if ids is not None:
             rows = catalog.rows(ids)
             rows = np.sort(rows[rows >= 0])
@@ -216,24 +213,34 @@ class LocalStore(VectorStore):
             assert query.single is not None
             scores = single_scores(self._files, query.single, catalog.places[rows])
         else:
-            if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
-                scores = single_scores(self._files, query.single, catalog.places[rows])
-                # Sorted, so that the files are read sequentially.
-                rows = rows[np.sort(np.argpartition(-scores, max(candidates, k) - 1)[: max(candidates, k)])]
+            if candidates is not None and not reverse and max(candidates, k) < len(rows):
+                rows = self._candidates(query, max(candidates, k), catalog, rows)
             scores = maxsim_scores(self._files, query.multi, catalog.places[rows])
 
         best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
-        return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
+        return catalog.ids(rows[best]), catalog.sample_ids(rows[best]), scores[best]
 
     def drop(self) -> None:
         """Deletes the index's files, and the folder if it is empty then."""
         self._files.refresh()
         self._cached = None
-        for pattern in ("*.single", "*.multi", "pages.sqlite*"):
+        for pattern in ("*.single", "*.multi", "*.bits*", "pages.sqlite*"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def _candidates(self, query, count, catalog, rows):
+        """Chooses the rows of the catalog that late interaction ranks: all, where the query lacks what chooses."""
+        if self.gate == "binary":
+            scores = hamming_scores(self._files, query.multi, catalog.places[rows])
+        elif query.single is not None:
+            scores = single_scores(self._files, query.single, catalog.places[rows])
+        else:
+            return rows
+
+        # Sorted, so that the files are read sequentially.
+        return rows[np.sort(np.argpartition(-scores, count - 1)[:count])]
 
     def _insert(self, database, state, ids, sample_ids, singles, multi):
         """Appends pages to the current segment, and to new ones when it is full."""
@@ -241,7 +248,8 @@ class LocalStore(VectorStore):
             part = slice(start, start + _PAGES_PER_SEGMENT)
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
-            places, checksums = self._files.append(state["segment"], singles[part], multi[part])
+            vectors = singles[part], multi[part]
+            places, checksums = self._files.append(state["segment"], *vectors, with_bits=bool(state.get("bits")))
             insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
 
     def _compact(self, database, state):
@@ -278,7 +286,8 @@ class LocalStore(VectorStore):
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
             moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
-            places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
+            vectors = singles[list(pages)], moved, lengths
+            places = self._files.append_stored(state["segment"], *vectors, with_bits=bool(state.get("bits")))
             insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
             first = stop
 
@@ -290,7 +299,7 @@ class LocalStore(VectorStore):
         """
         damage = []
         for segment, page, end in segment_ends(database):
-            singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
+            singles, tokens, _ = self._files.rows(segment, state["single_dim"], state["multi_dim"])
             if page < singles and end <= tokens:
                 continue
 
@@ -312,6 +321,65 @@ class LocalStore(VectorStore):
                 "either embeds the lost pages again, and keeps the others"
             )
 
+        lacking = self._segments_without_bits(database, state)
+        if lacking:
+            raise DamagedIndexError(
+                f"{self._files.path(lacking[0], 'bits')} is missing or was cut off. Repeat the call of "
+                "compute_similarity() that made the index, or call index.add_samples(dataset): either makes it again "
+                "from the multi-vectors"
+            )
+
+    def _remove_lost(self):
+        """Removes the pages whose vectors are lost."""
+        with self._writing() as database:
+            state = read_state(database)
+            damage = self._damage(database, state)
+            for _, segment, lost in damage:
+                database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
+                # New pages must not take these places: another process may still read by its copy of the old table.
+                state["segment"] = max(state["segment"], segment + 1)
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            write_state(database, state)
+        for path, _, lost in damage:
+            logger.warning(
+                "%s is missing or was cut off: the %d pages that it lost will be embedded again", path, len(lost)
+            )
+
+    #
+    # The files of bits, which all processes write from when one of them has needed them
+    #
+
+    @property
+    def _needs_bits(self):
+        return self.gate == "binary" and self.dtype != "binary"
+
+    def _segments_without_bits(self, database, state):
+        """Returns a list of the segments whose files of bits are missing or too short, if the index has such files."""
+        if not self._needs_bits and not state.get("bits"):
+            return []
+
+        ends = ((segment, end) for segment, _, end in segment_ends(database))
+        dims = state.get("single_dim"), state.get("multi_dim")
+        return [segment for segment, end in ends if end > self._files.rows(segment, *dims)[2]]
+
+    def _make_bits(self):
+        """Makes the files of bits that are missing or too short, one in each transaction, since writers wait for it."""
+        while self._database.exists():
+            with self._reading() as database:
+                state = read_state(database)
+                if not self._segments_without_bits(database, state) and bool(state.get("bits")) >= self._needs_bits:
+                    return
+            with self._writing() as database:
+                state = read_state(database)
+                if self._damage(database, state):
+                    return  # repair() comes first
+                lacking = self._segments_without_bits(database, state)
+                if lacking:
+                    self._files.make_bits(lacking[0], state["multi_dim"])
+                # Others add to the files from when all are there.
+                complete = {"bits": 1} if len(lacking) <= 1 else {}
+                write_state(database, state | complete)
+
     #
     # The table
     #
@@ -329,9 +397,9 @@ class LocalStore(VectorStore):
                 # Until this transaction ends, no file that the table refers to is deleted.
                 self._check_lengths(database, state)
                 if catalog is None or catalog.rewritten != rewritten:
-                    catalog = Catalog(0, 0, np.empty(0, ID_DTYPE), np.empty(0, ID_DTYPE), np.empty((0, 4), np.int64))
+                    catalog = Catalog(0, 0, pack_ids([]), pack_ids([]), np.empty((0, 4), np.int32))
 
-                last = catalog.places[-1, :2].tolist() if len(catalog.ids) else [-1, -1]
+                last = catalog.places[-1, :2].tolist() if len(catalog) else [-1, -1]
                 rows = database.execute(
                     "SELECT id, sample_id, segment, page, start, tokens FROM pages "
                     "WHERE (segment, page) > (?, ?) ORDER BY segment, page",
@@ -343,9 +411,9 @@ class LocalStore(VectorStore):
                 self._cached = catalog = Catalog(
                     revision,
                     rewritten,
-                    np.append(catalog.ids, np.array(ids, dtype=ID_DTYPE)),
-                    np.append(catalog.sample_ids, np.array(sample_ids, dtype=ID_DTYPE)),
-                    np.append(catalog.places, np.array(places, dtype=np.int64).T.reshape(-1, 4), axis=0),
+                    np.append(catalog.packed_ids, pack_ids(ids)),
+                    np.append(catalog.packed_sample_ids, pack_ids(sample_ids)),
+                    np.append(catalog.places, np.array(places, dtype=np.int32).T.reshape(-1, 4), axis=0),
                 )
         return catalog
 
