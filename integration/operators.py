@@ -92,7 +92,13 @@ class IndexPages(foo.Operator):
                 label="Token pooling",
                 description="By what to divide a page's tokens: 2 takes half of the disk space, 3 a third",
             )
-            inputs.enum("dtype", ("float16", "int8"), default="float16", label="Precision in the index")
+            inputs.enum(
+                "dtype",
+                ("float16", "int8", "binary"),
+                default="float16",
+                label="Precision in the index",
+                description="int8 takes half of the disk space, binary a 16th and finds a little less",
+            )
         inputs.int("batch_size", default=8, min=1, label="Batch size")
         inputs.int("num_workers", default=None, min=0, label="Worker processes that load images")
         ctx.target_view()
@@ -106,7 +112,7 @@ class IndexPages(foo.Operator):
         settings |= {"model": params.get("model"), "patches_field": params.get("patches_field") or None}
         made = _indexes(ctx.dataset).get(key)
         if made is not None:
-            names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates")
+            names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates", "gate")
             settings = {name: getattr(made, name) for name in names}
 
         yield _report(ctx, "Loading the model")

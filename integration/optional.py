@@ -8,6 +8,7 @@ from types import ModuleType
 # The requirement of each extra, as in pyproject.toml, which the model zoo's copy of this repository cannot ask pip for.
 REQUIREMENTS = {
     "pdf": "pypdfium2>=4.30,<6",
+    "binary": "numba>=0.61",
     "qdrant": "qdrant-client>=1.16,<2",
     "retrieval": "ranx>=0.3.21",
     "mteb": "mteb>=2.26,<3",

@@ -70,7 +70,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """Returns this index with another number of candidates.
 
         Args:
-            candidates: the number of pages that single vectors choose for late interaction, or ``None`` for all
+            candidates: the number of pages that the index's gate chooses for late interaction, or ``None`` for all
 
         Returns:
             a :class:`LateInteractionSimilarityIndex`

@@ -26,16 +26,17 @@ from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
 from .stores.base import VectorStore
 from .stores.local import LocalStore
 from .stores.qdrant import QdrantStore
-from .stores.vector_files import DTYPES
+from .stores.row_formats import DTYPES
 
 BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
+GATES = ("single", "binary")
 
 # FiftyOne does not pass on all arguments of this function, so they are read from its frame.
 _COMPUTE_SIMILARITY = ("fiftyone.brain.similarity.compute_similarity",)
 
 # Settings that may differ between the call that made an index and a call that continues it.
-_SETTINGS_THAT_MAY_CHANGE = ("candidates", "index_name", "uri", "owner", "supports_prompts")
+_SETTINGS_THAT_MAY_CHANGE = ("candidates", "gate", "index_name", "uri", "owner", "supports_prompts")
 
 
 class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
@@ -46,10 +47,13 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         uri (None): the folder in which the index's folder is created, or the server's URL. By default
             ``late-interaction`` in FiftyOne's folder of datasets, or ``http://localhost:6333``
         index_name (None): the name of the index's folder or collection, by default derived from the dataset's name
-        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or ``"int8"`` at half the size, for the local store
+        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or for the local store ``"int8"`` at half the size,
+            or ``"binary"``, their signs, at a 16th of it
         pool_factor (1): the divisor of the number of a page's tokens, which is reduced by averaging similar tokens
-        candidates (1000): the number of pages that single vectors choose, and late interaction ranks, if there are
-            more. ``None``: late interaction ranks all
+        candidates (1000): the number of pages that the gate chooses, and late interaction ranks, if there are more.
+            ``None``: late interaction ranks all
+        gate (None): what chooses them: ``"single"`` vectors, or in the local store ``"binary"``, the signs of the
+            multi-vectors. By default ``"binary"`` for ``dtype="binary"``, and ``"single"`` otherwise
         api_key (None): the Qdrant server's key. It is not stored with the run: set it in FiftyOne's brain config
         owner (None): the id of the dataset that the index is made for, which is set automatically
         **kwargs: arguments of :class:`fiftyone.brain.similarity.SimilarityConfig`
@@ -63,6 +67,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         dtype: str = "float16",
         pool_factor: int = 1,
         candidates: int | None = 1000,
+        gate: str | None = None,
         api_key: str | None = None,
         owner: str | None = None,
         embeddings_field: str | None = None,
@@ -76,10 +81,15 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         check_choice("dtype", dtype, DTYPES)
         check_integer("pool_factor", pool_factor, 1)
         check_integer("candidates", candidates, 1, or_none=True)
+        if gate is None:
+            gate = "binary" if dtype == "binary" else "single"
+        check_choice("gate", gate, GATES)
         if store == "local" and uri is not None and "://" in uri:
             raise ValueError(f"uri={uri!r} is not a folder: pass a folder, or store='qdrant'")
         if store == "qdrant" and dtype != "float16":
             raise ValueError(f"dtype={dtype!r} is for the local store: Qdrant stores float16")
+        if store == "qdrant" and gate != "single":
+            raise ValueError(f"gate={gate!r} is for the local store: in Qdrant, single vectors choose candidates")
         if embeddings_field is not None:
             raise ValueError(f"Multi-vectors do not fit into a field: leave out embeddings_field={embeddings_field!r}")
         if roi_field is not None:
@@ -94,6 +104,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self.dtype = dtype
         self.pool_factor = pool_factor
         self.candidates = candidates
+        self.gate = gate
         # FiftyOne does not store private attributes with the run.
         self._api_key = api_key
 
@@ -132,7 +143,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         """Returns the store of the index's vectors."""
         assert self.uri is not None and self.index_name is not None
         if self.store == "local":
-            return LocalStore(os.path.join(self.uri, self.index_name), self.dtype)
+            return LocalStore(os.path.join(self.uri, self.index_name), self.dtype, self.gate)
 
         return QdrantStore(self.uri, self.index_name, self.api_key)
 

@@ -118,8 +118,8 @@ class VectorStore(abc.ABC):
         Args:
             query: a :class:`late_interaction.query.Query`
             k (None): the number of pages to return, ``None`` for all
-            candidates (None): the number of pages, at least ``k``, that single vectors choose for late interaction to
-                rank. ``None``: late interaction ranks all
+            candidates (None): the number of pages, at least ``k``, that single vectors, or what the store has in their
+                place, choose for late interaction to rank. ``None``: late interaction ranks all
             ids (None): the ids of the pages to search in, ``None`` for all
             reverse (False): whether to return the least similar pages. Then late interaction ranks all. A store need
                 not support it

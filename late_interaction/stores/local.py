@@ -38,7 +38,7 @@ from .page_table import (
     segment_ends,
     write_state,
 )
-from .ranking import maxsim_scores, single_scores
+from .ranking import hamming_scores, maxsim_scores, single_scores
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
@@ -78,21 +78,26 @@ class LocalStore(VectorStore):
 
     Args:
         folder: the folder
-        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, or ``"int8"`` at half the size
+        dtype ("float16"): the multi-vectors' dtype, ``"float16"``, ``"int8"`` at half the size, or ``"binary"`` at a
+            16th of it
+        gate ("single"): what chooses candidates: ``"single"`` vectors, or ``"binary"``, the signs of the multi-vectors,
+            which take another 16th
     """
 
-    def __init__(self, folder: str | os.PathLike, dtype: str = "float16") -> None:
+    def __init__(self, folder: str | os.PathLike, dtype: str = "float16", gate: str = "single") -> None:
         self.folder = Path(folder)
         self.dtype = dtype
+        self.gate = gate
         self._cached = None
         self._files = VectorFiles(folder, dtype)
         self._catalog_lock = threading.Lock()
 
     def create(self) -> None:
-        """Creates the folder, unless it exists, and the table."""
+        """Creates the folder, unless it exists, the table, and the files that the gate needs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._writing():
             pass
+        self._make_bits()
 
     def check(self) -> None:
         if not self._database.exists():
@@ -110,7 +115,7 @@ class LocalStore(VectorStore):
 
     def ids(self) -> tuple[np.ndarray, np.ndarray]:
         catalog = self._catalog()
-        return catalog.ids, catalog.sample_ids
+        return catalog.ids(), catalog.sample_ids()
 
     list_ids = ids
 
@@ -137,7 +142,8 @@ class LocalStore(VectorStore):
             database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
             # The vectors of damaged files cannot be moved.
-            emptied = [] if self._damage(database, state) else self._compact(database, state)
+            damaged = self._damage(database, state) or self._segments_without_bits(database, state)
+            emptied = [] if damaged else self._compact(database, state)
             write_state(database, state)
 
         # After the commit, so that no row refers to them.
@@ -146,22 +152,10 @@ class LocalStore(VectorStore):
 
     def repair(self) -> None:
         with self._reading() as database:
-            if not self._damage(database, read_state(database)):
-                return
-
-        with self._writing() as database:
-            state = read_state(database)
-            damage = self._damage(database, state)
-            for _, segment, lost in damage:
-                database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
-                # New pages must not take these places: another process may still read by its copy of the old table.
-                close_segment(database, segment)
-            state["rewritten"] = state.get("rewritten", 0) + 1
-            write_state(database, state)
-        for path, _, lost in damage:
-            logger.warning(
-                "%s is missing or was cut off: the %d pages that it lost will be embedded again", path, len(lost)
-            )
+            damaged = self._damage(database, read_state(database))
+        if damaged:
+            self._remove_lost()
+        self._make_bits()
 
     def damaged(self) -> list[str]:
         with self._reading() as database:
@@ -172,14 +166,16 @@ class LocalStore(VectorStore):
             # One segment per transaction, since writers wait for it. Until it ends, none of its files is deleted.
             with self._reading() as database:
                 state = read_state(database)
+                has_bits = state.get("bits") and segment not in self._segments_without_bits(database, state)
                 self._files.refresh()
                 for page_id, checksum, *place in database.execute(
                     "SELECT id, checksum, segment, page, start, tokens FROM pages "
                     "WHERE segment = ? AND checksum IS NOT NULL ORDER BY page",
                     (segment,),
                 ):
-                    if page_id not in damaged and checksum != self._files.checksum(
-                        place, state["single_dim"], state["multi_dim"]
+                    if page_id not in damaged and (
+                        checksum != self._files.checksum(place, state["single_dim"], state["multi_dim"])
+                        or (has_bits and not self._files.has_right_bits(place, state["multi_dim"]))
                     ):
                         damaged.add(page_id)
         return sorted(damaged)
@@ -188,7 +184,7 @@ class LocalStore(VectorStore):
     def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         catalog = self._catalog()
         rows = catalog.rows_of_present(ids)
-        return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids[rows].tolist()
+        return self._files.read_single(catalog.places[rows], self.dims()[0] or 0), catalog.sample_ids(rows).tolist()
 
     @_retry_if_files_moved
     def multi(self, ids: Sequence[str]) -> list[np.ndarray]:
@@ -205,7 +201,7 @@ class LocalStore(VectorStore):
         reverse: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         catalog = self._catalog()
-        rows = np.arange(len(catalog.ids))
+        rows = np.arange(len(catalog))
         if ids is not None:
             rows = catalog.rows(ids)
             rows = np.sort(rows[rows >= 0])
@@ -215,24 +211,34 @@ class LocalStore(VectorStore):
             assert query.single is not None
             scores = single_scores(self._files, query.single, catalog.places[rows])
         else:
-            if candidates is not None and not reverse and query.single is not None and max(candidates, k) < len(rows):
-                scores = single_scores(self._files, query.single, catalog.places[rows])
-                # Sorted, so that the files are read sequentially.
-                rows = rows[np.sort(np.argpartition(-scores, max(candidates, k) - 1)[: max(candidates, k)])]
+            if candidates is not None and not reverse and max(candidates, k) < len(rows):
+                rows = self._candidates(query, max(candidates, k), catalog, rows)
             scores = maxsim_scores(self._files, query.multi, catalog.places[rows])
 
         best = np.argsort(scores if reverse else -scores, kind="stable")[:k]
-        return catalog.ids[rows[best]], catalog.sample_ids[rows[best]], scores[best]
+        return catalog.ids(rows[best]), catalog.sample_ids(rows[best]), scores[best]
 
     def drop(self) -> None:
         """Deletes the index's files, and the folder if it is empty then."""
         self._files.refresh()
         self._cached = None
-        for pattern in ("*.single", "*.multi", "pages.sqlite*"):
+        for pattern in ("*.single", "*.multi", "*.bits*", "pages.sqlite*"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def _candidates(self, query, count, catalog, rows):
+        """Chooses the rows of the catalog that late interaction ranks: all, where the query lacks what chooses."""
+        if self.gate == "binary":
+            scores = hamming_scores(self._files, query.multi, catalog.places[rows])
+        elif query.single is not None:
+            scores = single_scores(self._files, query.single, catalog.places[rows])
+        else:
+            return rows
+
+        # Sorted, so that the files are read sequentially.
+        return rows[np.sort(np.argpartition(-scores, count - 1)[:count])]
 
     def _add(self, ids, sample_ids, singles, multi):
         """Appends pages to a segment that it claims, and inserts their rows.
@@ -242,14 +248,15 @@ class LocalStore(VectorStore):
         """
         dims = {"single_dim": singles.shape[1], "multi_dim": multi[0].shape[1]}
         with self._writing() as database:
-            state = dims | read_state(database)
+            state = {"bits": int(self._needs_bits)} | dims | read_state(database)
             check_dims({name: state[name] for name in dims}, dims)
             segment, token = claim_segment(database, state)
+            with_bits = bool(state["bits"])
             self._check_lengths(database, state, segment_end(database, segment))
 
         try:
             # Without the lock, since this takes longest.
-            places, checksums = self._files.append(segment, singles, multi)
+            places, checksums = self._files.append(segment, singles, multi, with_bits)
             with self._writing() as database:
                 if not is_claimed(database, segment, token):
                     if not segment_end(database, segment):
@@ -257,12 +264,15 @@ class LocalStore(VectorStore):
                         self._files.delete(segment)
                     return False
 
-                state = {"revision": 0} | dims | read_state(database)
+                state = {"revision": 0, "bits": int(with_bits)} | dims | read_state(database)
                 # The first pages of an index may have been another process's.
                 check_dims({name: state[name] for name in dims}, dims)
                 if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (page_id,)).fetchone() for page_id in ids):
                     state["rewritten"] = state.get("rewritten", 0) + 1
                 insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+                if state["bits"] and self._segments_without_bits(database, state, segment_end(database, segment)):
+                    # Another process has needed them since the claim.
+                    self._files.make_bits(segment, state["multi_dim"])
                 write_state(database, state)
                 release_segment(database, segment, token, self._is_full(segment, state))
             return True
@@ -308,7 +318,8 @@ class LocalStore(VectorStore):
             ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[first:stop], strict=True)
             target, token = claim_segment(database, state)
             moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
-            places = self._files.append_stored(target, singles[list(pages)], moved, lengths)
+            vectors = singles[list(pages)], moved, lengths
+            places = self._files.append_stored(target, *vectors, with_bits=bool(state.get("bits")))
             insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
             release_segment(database, target, token, self._is_full(target, state))
             first = stop
@@ -321,7 +332,7 @@ class LocalStore(VectorStore):
         """
         damage = []
         for segment, page, end in segment_ends(database) if ends is None else ends:
-            singles, tokens = self._files.rows(segment, state["single_dim"], state["multi_dim"])
+            singles, tokens, _ = self._files.rows(segment, state["single_dim"], state["multi_dim"])
             if page < singles and end <= tokens:
                 continue
 
@@ -342,6 +353,68 @@ class LocalStore(VectorStore):
                 + ". Repeat the call of compute_similarity() that made the index, or call index.add_samples(dataset): "
                 "either embeds the lost pages again, and keeps the others"
             )
+
+        lacking = self._segments_without_bits(database, state, ends)
+        if lacking:
+            raise DamagedIndexError(
+                f"{self._files.path(lacking[0], 'bits')} is missing or was cut off. Repeat the call of "
+                "compute_similarity() that made the index, or call index.add_samples(dataset): either makes it again "
+                "from the multi-vectors"
+            )
+
+    def _remove_lost(self):
+        """Removes the pages whose vectors are lost."""
+        with self._writing() as database:
+            state = read_state(database)
+            damage = self._damage(database, state)
+            for _, segment, lost in damage:
+                database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
+                # New pages must not take these places: another process may still read by its copy of the old table.
+                close_segment(database, segment)
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            write_state(database, state)
+        for path, _, lost in damage:
+            logger.warning(
+                "%s is missing or was cut off: the %d pages that it lost will be embedded again", path, len(lost)
+            )
+
+    #
+    # The files of bits, which all processes write from when one of them has needed them
+    #
+
+    @property
+    def _needs_bits(self):
+        return self.gate == "binary" and self.dtype != "binary"
+
+    def _segments_without_bits(self, database, state, ends=None):
+        """Returns a list of the segments whose files of bits are missing or too short, if the index has such files.
+
+        It looks at all segments, or at those whose ends are given.
+        """
+        if not self._needs_bits and not state.get("bits"):
+            return []
+
+        ends = segment_ends(database) if ends is None else ends
+        dims = state.get("single_dim"), state.get("multi_dim")
+        return [segment for segment, _, end in ends if end > self._files.rows(segment, *dims)[2]]
+
+    def _make_bits(self):
+        """Makes the files of bits that are missing or too short, one in each transaction, since writers wait for it."""
+        while self._database.exists():
+            with self._reading() as database:
+                state = read_state(database)
+                if not self._segments_without_bits(database, state) and bool(state.get("bits")) >= self._needs_bits:
+                    return
+            with self._writing() as database:
+                state = read_state(database)
+                if self._damage(database, state):
+                    return  # repair() comes first
+                lacking = self._segments_without_bits(database, state)
+                if lacking:
+                    self._files.make_bits(lacking[0], state["multi_dim"])
+                # Others add to the files from when all are there.
+                complete = {"bits": 1} if len(lacking) <= 1 else {}
+                write_state(database, state | complete)
 
     #
     # The table

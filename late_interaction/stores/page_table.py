@@ -1,7 +1,9 @@
 """The SQLite table of the places of pages in a local store's files, and its copy in memory."""
 
+import contextlib
 import functools
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,32 +23,95 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
 )
 
+_ALL = slice(None)
+
+# A packed id: the 12 bytes that its 24 hexadecimal digits stand for. numpy drops zeros at its end where it shows or
+# compares one, which harms nothing, since all have the same length.
+PACKED_DTYPE = "S12"
+
+
+def pack_ids(ids: Sequence[str]) -> np.ndarray:
+    """Packs ids.
+
+    Args:
+        ids: a list of strings of 24 hexadecimal digits
+
+    Returns:
+        an array of 12 bytes each, ordered as the ids
+
+    Raises:
+        ValueError: if one is no such string
+    """
+    packed = b""
+    if {len(page_id) for page_id in ids} <= {24}:
+        with contextlib.suppress(ValueError):
+            packed = bytes.fromhex("".join(ids))
+    # It is too short if there were spaces, which are ignored there.
+    if len(packed) != 12 * len(ids):
+        wrong = next(page_id for page_id in ids if not _is_id(page_id))
+        raise ValueError(f"Expected ids of 24 hexadecimal digits, found {wrong!r}")
+
+    return np.frombuffer(packed, PACKED_DTYPE)
+
+
+def unpack_ids(packed: np.ndarray) -> np.ndarray:
+    """Returns packed ids as an array of strings of 24 hexadecimal digits."""
+    digits = _HEXADECIMAL[np.ascontiguousarray(packed).view(np.uint8)]
+    return digits.view(ID_DTYPE) if len(packed) else np.empty(0, ID_DTYPE)
+
+
+_HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)])
+
+
+def _is_id(text):
+    return re.fullmatch("[0-9a-fA-F]{24}", text) is not None
+
 
 @dataclass(frozen=True)
 class Catalog:
     """A copy of the table at one revision, sorted by place.
 
-    As long as ``rewritten`` stays the same, pages were only appended, each behind the last page of its segment.
+    As long as ``rewritten`` stays the same, pages were only appended, each behind the last page of its segment. A page
+    takes 40 bytes, and 8 more once ids were looked up: there may be millions.
     """
 
     revision: int
     rewritten: int
-    ids: np.ndarray
-    sample_ids: np.ndarray
-    places: np.ndarray  # int64 (pages, 4): segment, page, start, tokens
+    packed_ids: np.ndarray  # see pack_ids()
+    packed_sample_ids: np.ndarray
+    places: np.ndarray  # int32 (pages, 4): segment, page, start, tokens
 
     @functools.cached_property
     def _order(self):
-        return np.argsort(self.ids)
+        return np.argsort(self.packed_ids)
+
+    def __len__(self) -> int:
+        return len(self.packed_ids)
+
+    def ids(self, rows: np.ndarray | slice = _ALL) -> np.ndarray:
+        """Returns the ids of rows, an array of strings."""
+        return unpack_ids(self.packed_ids[rows])
+
+    def sample_ids(self, rows: np.ndarray | slice = _ALL) -> np.ndarray:
+        """Returns the ids of the samples of rows, an array of strings."""
+        return unpack_ids(self.packed_sample_ids[rows])
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Returns the row of each id, -1 for ids that are not in the index."""
-        if not len(self.ids) or not len(ids):
-            return np.full(len(ids), -1)
+        rows = np.full(len(ids), -1)
+        if not len(self) or not len(ids):
+            return rows
 
-        positions = np.searchsorted(self.ids, ids, sorter=self._order)
-        found = self._order[np.minimum(positions, len(self.ids) - 1)]
-        return np.where(self.ids[found] == np.asarray(ids), found, -1)
+        known: Sequence[int] | slice = _ALL
+        try:
+            packed = pack_ids(ids)
+        except ValueError:
+            known = [i for i, page_id in enumerate(ids) if _is_id(page_id)]
+            packed = pack_ids([ids[i] for i in known])
+        positions = np.searchsorted(self.packed_ids, packed, sorter=self._order)
+        found = self._order[np.minimum(positions, len(self) - 1)]
+        rows[known] = np.where(self.packed_ids[found] == packed, found, -1)
+        return rows
 
     def rows_of_present(self, ids: Sequence[str]) -> np.ndarray:
         """Returns the row of each id, and raises a ``KeyError`` for an id that is not in the index."""
@@ -70,7 +135,7 @@ def read_catalog(database: sqlite3.Connection, earlier: Catalog | None) -> Catal
     state = read_state(database)
     revision, rewritten = state.get("revision", 0), state.get("rewritten", 0)
     if earlier is None or earlier.rewritten != rewritten:
-        earlier = Catalog(0, rewritten, np.empty(0, ID_DTYPE), np.empty(0, ID_DTYPE), np.empty((0, 4), np.int64))
+        earlier = Catalog(0, rewritten, pack_ids([]), pack_ids([]), np.empty((0, 4), np.int32))
 
     # Several writers may have added pages to different segments.
     is_last = np.diff(earlier.places[:, 0], append=-1) != 0
@@ -84,20 +149,20 @@ def read_catalog(database: sqlite3.Connection, earlier: Catalog | None) -> Catal
                 (segment, known.get(segment, -1)),
             ).fetchall()
     ids, sample_ids, *columns = zip(*rows, strict=True) if rows else ((),) * 6
-    places = np.array(columns, dtype=np.int64).T.reshape(-1, 4)
+    places = np.array(columns, dtype=np.int32).T.reshape(-1, 4)
     at = np.searchsorted(_keys(earlier.places), _keys(places))
     return Catalog(
         revision,
         rewritten,
-        np.insert(earlier.ids, at, np.array(ids, dtype=ID_DTYPE)),
-        np.insert(earlier.sample_ids, at, np.array(sample_ids, dtype=ID_DTYPE)),
+        np.insert(earlier.packed_ids, at, pack_ids(ids)),
+        np.insert(earlier.packed_sample_ids, at, pack_ids(sample_ids)),
         np.insert(earlier.places, at, places, axis=0),
     )
 
 
 def _keys(places):
     """Returns a number for each place, in the order of the places."""
-    return (places[:, 0] << 32) | places[:, 1]
+    return (places[:, 0].astype(np.int64) << 32) | places[:, 1]
 
 
 def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from .vector_files import SCALE_COLUMNS, VectorFiles, scales_of
+from .hamming import distances_by_numpy, fastest_distances
+from .row_formats import SCALE_COLUMNS, encode, scales_of
+from .vector_files import VectorFiles
 
 # Similarities in one matrix product, and page tokens in it, so that they stay in the processor's cache.
 _SIMILARITIES_AT_ONCE = 2**22
@@ -30,7 +32,7 @@ def single_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> 
     Args:
         files: the :class:`late_interaction.stores.vector_files.VectorFiles`
         query: a float32 array ``(dim,)``
-        places: an int64 array ``(pages, 4)``, in the order of the files
+        places: an int array ``(pages, 4)``, in the order of the files
 
     Returns:
         a float32 array ``(pages,)`` of dot products
@@ -58,14 +60,19 @@ def maxsim_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> 
     Args:
         files: the :class:`late_interaction.stores.vector_files.VectorFiles`
         query: a float32 array ``(rows, 128)``
-        places: an int64 array ``(pages, 4)``, in the order of the files
+        places: an int array ``(pages, 4)``, in the order of the files
 
     Returns:
         a float32 array ``(pages,)``: the sums, over the query's rows, of the largest dot product with a row of the page
     """
     dim, head = query.shape[1], SCALE_COLUMNS[files.dtype]
+    query, offset = query.astype(np.float32), np.float32(0)
+    if files.dtype == "binary":
+        # Bits are read as 0 and 1, and stand for -1 / sqrt(dim) and 1 / sqrt(dim).
+        offset = query.sum() / np.float32(np.sqrt(dim))
+        query = query * np.float32(2 / np.sqrt(dim))
     # Rows are read with the scale columns before their values. Zeros in the query cancel these columns.
-    padded = torch.from_numpy(np.pad(query.astype(np.float32), ((0, 0), (head, 0))))
+    padded = torch.from_numpy(np.pad(query, ((0, 0), (head, 0))))
     parts = padded.split(_QUERY_ROWS_AT_ONCE)
     at_once = min(_TOKENS_AT_ONCE, max(1, _SIMILARITIES_AT_ONCE // len(parts[0])))
 
@@ -77,17 +84,44 @@ def maxsim_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> 
             end, scales = 0, []
             for segment, _, first, tokens in places[start:stop]:
                 stored = files.tokens(segment, dim)[first : first + tokens]
-                buffer[end : end + tokens].copy_(_tensor(stored))
+                values = np.unpackbits(stored, axis=1, count=dim) if files.dtype == "binary" else stored
+                buffer[end : end + tokens].copy_(_tensor(values))
                 scales.append(scales_of(stored) if head else None)
                 end += tokens
             starts = np.cumsum([0, *lengths[start : stop - 1]])
-            scores.append(np.zeros(stop - start, np.float32))
+            scores.append(np.zeros(stop - start, np.float32) - offset)
             for part in parts:
                 similarities = (part @ buffer[:end].T).numpy()
                 if head:
                     similarities *= np.concatenate(scales)
                 scores[-1] += np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0)
         return np.concatenate(scores)
+
+    return _in_threads(score, places)
+
+
+def hamming_scores(files: VectorFiles, query: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Compares the signs of a multi-vector with the signs of the multi-vectors of pages.
+
+    Args:
+        files: the :class:`late_interaction.stores.vector_files.VectorFiles`
+        query: a float32 array ``(rows, 128)``
+        places: an int array ``(pages, 4)``, in the order of the files
+
+    Returns:
+        a float32 array ``(pages,)``: the sums, over the query's rows, of the row's length times the largest cosine of
+        its signs with those of a row of the page, ``1 - 2 * (differing signs) / 128``
+    """
+    dim, weights = query.shape[1], np.linalg.norm(query, axis=1).astype(np.float32)
+    asked = _words(encode(query, "binary"))
+    compare = fastest_distances() if dim == 128 else distances_by_numpy
+
+    def score(places):
+        distances = [np.empty(0, np.float32)]
+        for segment, start, stop in _runs(places[:, 0]):
+            starts, lengths = places[start:stop, 2].astype(np.int64), places[start:stop, 3].astype(np.int64)
+            distances.append(compare(_words(np.asarray(files.bits(segment, dim))), starts, lengths, asked, weights))
+        return weights.sum() - np.float32(2 / dim) * np.concatenate(distances)
 
     return _in_threads(score, places)
 
@@ -127,6 +161,11 @@ def _runs(values):
     for start, stop in zip(edges, edges[1:], strict=False):
         if stop > start:
             yield values[start], start, stop
+
+
+def _words(bits):
+    """Views rows of bytes as words of 8 bytes, where they have as many."""
+    return bits.view(np.uint64) if bits.shape[1] % 8 == 0 else bits
 
 
 def _blocks(lengths, at_once):

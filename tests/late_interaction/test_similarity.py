@@ -9,6 +9,7 @@ import sys
 
 import fiftyone as fo
 import fiftyone.brain as fob
+import fiftyone.core.odm as foo
 import fiftyone.zoo as foz
 import numpy as np
 import pytest
@@ -160,6 +161,39 @@ def test_few_candidates_are_ranked_by_late_interaction(dataset, pages):
     # As many as are asked for, if those are more.
     assert len(dataset.sort_by_similarity(PROMPTS[0], k=10, brain_key="late")) == 10
     assert len(dataset.sort_by_similarity(PROMPTS[0], brain_key="late")) == PAGES
+
+
+def test_pages_in_one_bit_a_dimension(dataset, pages):
+    index = make_index(dataset, dtype="binary", candidates=8)
+    assert index.config.gate == "binary"
+    rows = index.get_multi_vectors(dataset.values("id"))
+    assert {len(np.unique(vectors)) for vectors in rows.values()} == {2}
+    found = [
+        dataset.sort_by_similarity(said, k=1, brain_key="late", dist_field="distance").first().filepath == path
+        for path, said in zip(*pages, strict=True)
+    ]
+    assert sum(found) >= 0.85 * PAGES
+    page = dataset.first()
+    assert dataset.sort_by_similarity(page.id, k=1, brain_key="late", dist_field="distance").first().id == page.id
+    assert dataset[page.id].distance == pytest.approx(0, abs=1e-5)
+
+
+def test_an_index_of_before_gets_another_gate(dataset):
+    index = make_index(dataset[:16])
+    folder = index._store.folder
+    # As it was stored before there were gates.
+    runs = foo.get_db_conn().runs
+    runs.update_one({"config.index_name": index.config.index_name}, {"$unset": {"config.gate": 1}})
+    dataset.clear_cache()
+    before = dataset.load_brain_results("late")
+    assert before.config.gate == "single"
+    expected = dataset[:16].sort_by_similarity(PROMPTS[0], k=5, brain_key="late").values("id")
+
+    made = make_index(dataset, gate="binary", candidates=12)
+    assert made.total_index_size == PAGES and len(list(folder.glob("*.bits"))) == 1 and made.check() == []
+    dataset.clear_cache()
+    assert dataset.load_brain_results("late").config.gate == "binary"
+    assert dataset[:16].sort_by_similarity(PROMPTS[0], k=5, brain_key="late").values("id") == expected
 
 
 def test_both_stores_answer_alike(dataset, store, pages):
@@ -478,7 +512,9 @@ def test_patches(dataset):
         ({"dtype": "float64"}, "float64"),
         ({"pool_factor": 0}, "pool_factor"),
         ({"candidates": 0}, "candidates"),
+        ({"gate": "bits"}, "'single', 'binary'"),
         ({"store": "qdrant", "dtype": "int8"}, "Qdrant"),
+        ({"store": "qdrant", "gate": "binary"}, "Qdrant"),
         ({"embeddings_field": "vectors"}, "vectors"),
         ({"embeddings": np.zeros((PAGES, 3))}, "leave out embeddings"),
         ({"uri": "http://localhost:6333"}, "qdrant"),

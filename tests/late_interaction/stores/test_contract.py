@@ -10,8 +10,15 @@ from jina_embeddings_v4.late_interaction.stores.qdrant import QdrantStore
 
 SINGLE, MULTI = 16, 8
 
-# How far float16 is from what was added, and int8.
-TOLERANCES = {"memory": 1e-6, "files, float16": 1e-3, "files, int8": 2e-2, "Qdrant": 1e-3}
+# How far float16 is from what was added, and int8. Signs are exact.
+TOLERANCES = {
+    "memory": 1e-6,
+    "files, float16": 1e-3,
+    "files, float16, gate of bits": 1e-3,
+    "files, int8": 2e-2,
+    "files, binary": 1e-3,
+    "Qdrant": 1e-3,
+}
 
 
 class MemoryStore(VectorStore):
@@ -77,7 +84,9 @@ class MemoryStore(VectorStore):
 
 
 @pytest.fixture(params=TOLERANCES)
-def kind(request):
+def kind(request, monkeypatch):
+    if request.param == "files, binary":
+        monkeypatch.setitem(globals(), "random_embeddings", random_signs)
     return request.param
 
 
@@ -86,7 +95,9 @@ def store(kind, tmp_path):
     made = {
         "memory": MemoryStore,
         "files, float16": lambda: LocalStore(tmp_path / "index"),
+        "files, float16, gate of bits": lambda: LocalStore(tmp_path / "index", gate="binary"),
         "files, int8": lambda: LocalStore(tmp_path / "index", "int8"),
+        "files, binary": lambda: LocalStore(tmp_path / "index", "binary", "binary"),
         "Qdrant": lambda: QdrantStore(str(tmp_path / "qdrant"), "pages"),
     }[kind]()
     made.create()
@@ -101,6 +112,11 @@ def random_embeddings(pages, seed=0):
     random = np.random.default_rng(seed)
     multi = [unit(random.standard_normal((length, MULTI))) for length in random.integers(1, 30, size=pages)]
     return Embeddings(unit(random.standard_normal((pages, SINGLE))), multi)
+
+
+def random_signs(pages, seed=0, random_embeddings=random_embeddings):
+    embeddings = random_embeddings(pages, seed)
+    return Embeddings(embeddings.single, [unit(np.where(multi > 0, 1.0, -1.0)) for multi in embeddings.multi])
 
 
 def page_ids(start, stop):
@@ -156,10 +172,15 @@ def test_pages_are_ranked(store, kind):
             np.testing.assert_allclose(found_scores, scores, atol=TOLERANCES[kind])
             assert list(of_samples) == [samples[ids.index(page_id)] for page_id in found]
 
-    # Of as few candidates as are wanted, single vectors choose.
-    chosen = set(exact.search(Query(None, query.single[0]), k=5)[0])
+    # Of as few candidates as are wanted, single vectors choose, or the number of signs that are alike.
+    count, chosen = 5, set(exact.search(Query(None, query.single[0]), k=5)[0])
+    if kind in ("files, float16, gate of bits", "files, binary"):
+        alike = np.array([(np.sign(multi) @ np.sign(query.multi[0]).T).max(axis=0).sum() for multi in embeddings.multi])
+        # So many that the next page is less alike.
+        count = next(n for n in range(5, 20) if np.sort(alike)[-n] > np.sort(alike)[-n - 1])
+        chosen = {ids[i] for i in np.argsort(-alike)[:count]}
     if kind != "memory":
-        assert set(store.search(Query.from_embeddings(query), k=5, candidates=5)[0]) == chosen
+        assert set(store.search(Query.from_embeddings(query), k=count, candidates=count)[0]) == chosen
 
 
 def test_vectors_of_other_dimensions_are_refused(store):

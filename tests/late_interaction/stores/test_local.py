@@ -29,6 +29,12 @@ def random_embeddings(pages, seed=0, longest=30):
     return Embeddings(unit(random.standard_normal((pages, SINGLE), dtype=np.float32)), multi)
 
 
+def random_signs(pages, seed=0, longest=30, random_embeddings=random_embeddings):
+    embeddings = random_embeddings(pages, seed, longest)
+    signs = [np.where(multi > 0, 1, -1).astype(np.float32) / np.float32(MULTI**0.5) for multi in embeddings.multi]
+    return Embeddings(embeddings.single, signs)
+
+
 def page_ids(start, stop):
     return [f"{i:024x}" for i in range(start, stop)]
 
@@ -38,8 +44,11 @@ def by_hand(query, embeddings):
     return np.array([np.mean([(page @ token).max() for token in query.multi[0]]) for page in embeddings.multi])
 
 
-@pytest.fixture(params=["float16", "int8"])
-def dtype(request):
+@pytest.fixture(params=["float16", "int8", "binary"])
+def dtype(request, monkeypatch):
+    if request.param == "binary":
+        # Which it keeps exactly.
+        monkeypatch.setitem(globals(), "random_embeddings", random_signs)
     return request.param
 
 
@@ -50,7 +59,7 @@ def store(tmp_path, dtype):
 
 @pytest.fixture
 def tolerance(dtype):
-    return {"float16": 1e-3, "int8": 2e-2}[dtype]
+    return {"float16": 1e-3, "int8": 2e-2, "binary": 1e-6}[dtype]
 
 
 def fill(store, embeddings, start=0):
