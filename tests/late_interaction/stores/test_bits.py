@@ -227,8 +227,7 @@ def test_lost_bits_are_named_and_made_again(tmp_path, small, gate, cut):
         path.unlink()
 
     store = LocalStore(tmp_path / "index", gate=gate)
-    uses = (lambda: store.search(query, 3, 10), store.ids, lambda: fill(store, random_embeddings(1), 100))
-    for use in uses:
+    for use in (lambda: store.search(query, 3, 10), store.ids):
         with pytest.raises(DamagedIndexError, match=f"{path}.*compute_similarity.*multi-vectors"):
             use()
     assert store.damaged() == []
