@@ -214,6 +214,31 @@ def test_an_index_of_before_gets_its_bits(tmp_path, small):
     assert asked.size() == 40 and len(asked.search(query, 3, 10)[0]) == 3
 
 
+@pytest.mark.parametrize("before", [0, 5])
+def test_a_writer_adds_the_bits_that_others_needed_while_it_wrote(tmp_path, small, monkeypatch, before):
+    plain = LocalStore(tmp_path / "index")
+    if before:
+        fill(plain, random_embeddings(before, seed=3))
+    append = plain._files.append
+
+    def appending(*args):
+        monkeypatch.setattr(plain._files, "append", append)
+        result = append(*args)
+        # Of another process, with pages of its own.
+        other = LocalStore(plain.folder, gate="binary")
+        other.create()
+        other.repair()
+        fill(other, random_embeddings(3, seed=1), 100)
+        return result
+
+    monkeypatch.setattr(plain._files, "append", appending)
+    fill(plain, random_embeddings(9 - before), before, 100)
+    store = LocalStore(plain.folder, gate="binary")
+    assert store.size() == 12 and store.damaged() == []
+    np.testing.assert_array_equal(*bits_on_disk(store))
+    assert len(store.search(Query.from_embeddings(random_embeddings(1, seed=2)), 3, 10)[0]) == 3
+
+
 @pytest.mark.parametrize("gate", ["binary", "single"])
 @pytest.mark.parametrize("cut", [True, False])
 def test_lost_bits_are_named_and_made_again(tmp_path, small, gate, cut):
