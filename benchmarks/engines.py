@@ -1,14 +1,13 @@
 """Other engines' search by multi-vectors, in this process, on the pages that ``benchmarks/search.py`` makes.
 
-They are installed by hand: ``pip install lancedb``, ``pip install qdrant-edge-py``, and ``pip install fast-plaid``,
-which asks for a certain version of torch. A row says where one is missing.
+They are installed by hand: ``pip install lancedb`` and ``pip install qdrant-edge-py``. A row says where one is missing.
+fast-plaid asks for one version of torch, 2.11.0, and next-plaid has no package for Python but a server's client.
 """
 
 import importlib
 import shutil
 
 import numpy as np
-import torch
 
 # Pages that are added at a time.
 _AT_ONCE = 100
@@ -25,8 +24,7 @@ def engines(folder, multi, query, k):
         query: a float32 array ``(tokens, 128)`` of length 1
         k: how many pages to find
     """
-    ways = (("lancedb", "lancedb", lancedb), ("qdrant_edge", "Qdrant Edge", qdrant_edge))
-    for package, name, search in (*ways, ("fast_plaid", "fast-plaid", fast_plaid)):
+    for package, name, search in (("lancedb", "lancedb", lancedb), ("qdrant_edge", "Qdrant Edge", qdrant_edge)):
         try:
             importlib.import_module(package)
         except ImportError:
@@ -85,13 +83,3 @@ def qdrant_edge(folder, multi, query, k):
         asked = edge.QueryRequest(limit=k, query=edge.Query.Nearest(query.tolist(), using="multi"))
         yield f"Qdrant Edge, {name}", lambda shard=shard, asked=asked: shard.query(asked)
         shard.close()
-
-
-def fast_plaid(folder, multi, query, k):
-    """Centroids choose the candidates, residues of 4 bits rank them."""
-    from fast_plaid import search
-
-    index = search.FastPlaid(index=str(folder), device="cpu")
-    index.create(documents_embeddings=[torch.from_numpy(vectors) for vectors in multi])
-    asked = torch.from_numpy(query)[None]
-    yield "fast-plaid, its candidates and residues", lambda: index.search(queries_embeddings=asked, top_k=k)

@@ -163,10 +163,10 @@ def quality(folder, count):
     print(f"\nThe demo model, {len(queries)} queries over {count:,} test pages")
     exact = rank(stores["float16"])
     top = np.isfinite(exact)
-    rows = [("", "nDCG@5", "of the best 10 by all, found", "bytes of multi-vectors a page")]
+    rows = [("", "nDCG@5", "of the best 10 by all, found", "bytes a page")]
 
-    def show(name, scores, store):
-        size = sum(path.stat().st_size for path in store.folder.glob("*.multi")) / count
+    def show(name, scores, store, kind="multi"):
+        size = sum(path.stat().st_size for path in store.folder.glob(f"*.{kind}")) / count
         rows.append(
             (
                 name,
@@ -176,7 +176,7 @@ def quality(folder, count):
             )
         )
 
-    show("single vectors alone", rank(stores["float16"], only_single=True), stores["float16"])
+    show("single vectors alone", rank(stores["float16"], only_single=True), stores["float16"], "single")
     for dtype in ("float16", "binary"):
         for gate in ("single", "binary"):
             store = LocalStore(stores[dtype].folder, dtype, gate)

@@ -4,6 +4,7 @@ These rules keep an index intact when a process is killed:
 
 - vectors are only appended, and are flushed to the disk before the row that refers to them is committed;
 - a file is deleted after the last row that refers to it, and its number is not used again;
+- bits are made of multi-vectors, after these are written, and can be made again;
 - a process appends to a file that it has claimed (``claims.py``), and inserts rows only while the claim is there;
 - one process at a time changes the table, the one that holds SQLite's lock.
 

@@ -264,6 +264,18 @@ def test_lost_bits_are_named_and_made_again(tmp_path, small, gate, cut):
     assert store.damaged() == [] and len(store.search(query, 3, 10)[0]) == 3
 
 
+def test_pages_do_not_move_into_a_segment_whose_bits_are_lost(tmp_path, small):
+    store = LocalStore(tmp_path / "index", gate="binary")
+    embeddings = random_embeddings(14)
+    ids = fill(store, embeddings, at_once=10)
+    (store.folder / "000001.bits").unlink()
+    # Of the first segment, one page is left, which would go to the second one.
+    again = LocalStore(store.folder, gate="binary")
+    again.remove(ids[:9])
+    again.repair()
+    assert again.ids()[0].tolist() == ids[9:] and again.damaged() == []
+
+
 def test_lost_pages_and_lost_bits_are_repaired_together(tmp_path, small):
     store = LocalStore(tmp_path / "index", gate="binary")
     fill(store, random_embeddings(20), at_once=10)
@@ -304,7 +316,8 @@ def test_what_a_killed_writer_left_harms_no_bits(tmp_path):
         with open(store.folder / "000000.bits", "ab") as file:
             file.write(left)
         fill(LocalStore(store.folder, gate="binary"), Embeddings(embeddings.single[7:], embeddings.multi[7:]), 7)
-        assert store.damaged() == [] and store.size() == 14
+        assert store.size() == 14 and len(store.search(Query.from_embeddings(random_embeddings(1)), 3, 5)[0]) == 3
+        assert store.damaged() == []
 
 
 def test_bits_move_with_their_pages(tmp_path, small):
