@@ -19,8 +19,12 @@ PLAIN = {"device": "cpu", "precision": "float32"}
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """One Ray for all tests of this file."""
-    ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
+    """One Ray for all tests of this file, which like one of other machines knows nothing of this process's FiftyOne."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("FIFTYONE_", "JINA_V4_", "HF_")):
+                patch.delenv(name)
+        ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
 
