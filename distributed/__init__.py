@@ -7,6 +7,8 @@ a block of vectors is committed, so that a block that runs twice counts once.
 
 from typing import TYPE_CHECKING, Any
 
+from ..integration.optional import import_optional
+
 if TYPE_CHECKING:
     from .embedding import embed, iter_embed
     from .report import Report
@@ -18,6 +20,7 @@ def __getattr__(name: str) -> Any:
     # Not imported above: Ray's workers import this package before they know the address of FiftyOne's database, to
     # which FiftyOne connects when it is imported.
     if name in __all__:
+        import_optional("pyarrow", "ray", "Embedding on Ray")
         from . import embedding
 
         return getattr(embedding, name)

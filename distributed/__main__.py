@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import fiftyone as fo
 
-    from .embedding import embed
+    from . import embed
 
     samples = fo.load_dataset(given.dataset)
     report = embed(

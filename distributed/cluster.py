@@ -38,20 +38,11 @@ class Workers:
         return f"{self.count} {processes} of {self.threads} CPU {'thread' if self.threads == 1 else 'threads'}"
 
 
-@contextlib.contextmanager
-def connected(address: str | None) -> Iterator[ModuleType]:
-    """Connects to Ray, or starts it on this machine, as a context. Ray is stopped at the end if it was started here.
-
-    Args:
-        address: the address of a cluster, ``"auto"`` for one that runs on this machine, ``"local"`` for a new one, or
-            ``None`` for one that runs on this machine or else a new one
-
-    Yields:
-        the module ``ray``
+def find_ray(address: str | None) -> ModuleType:
+    """Imports Ray, and checks an address for :func:`connected`.
 
     Raises:
         ImportError: if Ray is not installed
-        ConnectionError: if there is no cluster at the address
         ValueError: if the address is one of Ray's clients
     """
     if address is not None and address.startswith("ray://"):
@@ -61,8 +52,23 @@ def connected(address: str | None) -> Iterator[ModuleType]:
         )
     ray = import_optional("ray", "ray", "Embedding on Ray")
     import_optional("ray.data", "ray", "Embedding on Ray")
+    return ray
+
+
+@contextlib.contextmanager
+def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
+    """Connects to Ray, or starts it on this machine, as a context. Ray is stopped at the end if it was started here.
+
+    Args:
+        ray: the module
+        address: the address of a cluster, ``"auto"`` for one that runs on this machine, ``"local"`` for a new one, or
+            ``None`` for one that runs on this machine or else a new one
+
+    Raises:
+        ConnectionError: if there is no cluster at the address
+    """
     if ray.is_initialized():
-        yield ray
+        yield
         return
 
     # Unless the person has decided.
@@ -73,7 +79,7 @@ def connected(address: str | None) -> Iterator[ModuleType]:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.ERROR)
     try:
-        yield ray
+        yield
     finally:
         ray.shutdown()
 

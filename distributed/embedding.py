@@ -22,7 +22,7 @@ from ..integration.parameters import PARAMETERS
 from ..late_interaction.index import check_owner
 from ..late_interaction.indexing import flat
 from ..late_interaction.similarity import prepare_index
-from .cluster import Workers, connected, importable, is_one_machine, plan_workers
+from .cluster import Workers, connected, find_ray, importable, is_one_machine, plan_workers
 from .report import Report, in_words
 from .sinks import FieldSink, IndexSink, Sink
 from .worker import LOADED_AT_ONCE, Embedder, ModelSource, load_images
@@ -128,6 +128,7 @@ def iter_embed(
         at the start, after each block and at the end, the same :class:`distributed.report.Report`
     """
     check_integer("workers", workers, 1, or_none=True)
+    ray = find_ray(address)
     source, directory, config = _find_model(model, model_kwargs)
     samples = _check_samples(samples, settings)
     fields: list[tuple[str | None, str]] = [(None, embeddings_field)] if embeddings_field else []
@@ -142,9 +143,12 @@ def iter_embed(
     if not fields and brain_key is None:
         raise ValueError("Pass an embeddings_field, tasks or a brain_key: there is nowhere to write the vectors")
 
-    sinks: list[Sink] = [_prepare_field_sink(samples._root_dataset, field, task) for task, field in fields]
+    for _, field in fields:
+        _check_field(samples._root_dataset, field)
+    sinks: list[Sink] = []
     if brain_key is not None:
         sinks.append(_prepare_index_sink(samples, brain_key, model, model_kwargs, settings))
+    sinks += [_prepare_field_sink(samples._root_dataset, field, task) for task, field in fields]
 
     ids = samples.values("id")
     lacking = set().union(*(sink.missing(ids) for sink in sinks))
@@ -152,7 +156,7 @@ def iter_embed(
     yield report
     if lacking:
         settings_of_images = ImageSettings.from_checkpoint(directory)
-        with connected(address) as ray:
+        with connected(ray, address):
             yield from _run(ray, samples, ids, lacking, source, config, settings_of_images, sinks, workers, report)
             # This process has the samples and the index as they were before.
             samples._root_dataset.reload()
@@ -275,17 +279,18 @@ def _check_samples(samples, settings):
     return flat(samples)
 
 
+def _check_field(dataset, field):
+    found = dataset.get_field(field)
+    if found is not None and not isinstance(found, fo.VectorField):
+        raise ValueError(f"Field {field!r} is no VectorField, found {found}: choose another field")
+
+
 def _prepare_field_sink(dataset, field, task):
     """Makes a field, unless it is there, and returns its sink."""
-    width = None
     if not dataset.has_field(field):
         dataset.add_sample_field(field, fo.VectorField)
-    elif not isinstance(dataset.get_field(field), fo.VectorField):
-        raise ValueError(f"Field {field!r} is no VectorField, found {dataset.get_field(field)}: choose another field")
-    else:
-        first = dataset.exists(field).limit(1).values(field)
-        width = len(first[0]) if first else None
-    return FieldSink(dataset.name, field, task, width)
+    first = dataset.exists(field).limit(1).values(field)
+    return FieldSink(dataset.name, field, task, len(first[0]) if first else None)
 
 
 def _prepare_index_sink(samples, brain_key, model, model_kwargs, settings):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import fiftyone as fo
 import pytest
+from jina_embeddings_v4 import distributed
 from jina_embeddings_v4.distributed import cluster, embed, embedding
 from jina_embeddings_v4.distributed.cluster import Workers, plan_workers
 from jina_embeddings_v4.distributed.report import Report, in_words
@@ -23,7 +24,8 @@ from ..conftest import DEMO_MODEL
         ({"embeddings_field": "v", "model_kwargs": {"task": "search"}}, ValueError, "task='search'"),
         ({"tasks": {"search": "v"}}, ValueError, "task='search'"),
         ({"embeddings_field": "v", "tasks": {"code": "v"}}, ValueError, "cannot share a field"),
-        ({"embeddings_field": "filepath"}, ValueError, "is no VectorField"),
+        ({"embeddings_field": "filepath", "brain_key": "k"}, ValueError, "is no VectorField"),
+        ({"embeddings_field": "v", "brain_key": "not a key"}, ValueError, "not a key"),
         ({"embeddings_field": "v", "dtype": "int8"}, TypeError, "'dtype'.*brain_key"),
         ({"brain_key": "k", "dtyp": "int8"}, TypeError, "did you mean 'dtype'"),
         ({"brain_key": "k", "patches_field": "boxes"}, ValueError, "Index patches by"),
@@ -34,7 +36,7 @@ def test_wrong_arguments_are_told_before_ray_starts(dataset, monkeypatch, argume
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(error, match=message):
         embed(dataset, **({"model": DEMO_MODEL} | arguments))
-    assert not dataset.list_brain_runs()
+    assert not dataset.list_brain_runs() and not dataset.has_field("v")
 
 
 def test_views_that_no_worker_can_open_are_refused(dataset):
@@ -57,9 +59,14 @@ def test_a_dataset_that_has_its_vectors_needs_no_ray(dataset, load_demo, monkeyp
 
 
 def test_without_ray_the_extra_is_named(dataset, monkeypatch):
+    message = r"Embedding on Ray needs ray\[data\].*jina-embeddings-v4-fiftyone\[ray\]"
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"Embedding on Ray needs ray\[data\].*jina-embeddings-v4-fiftyone\[ray\]"):
+    with pytest.raises(ImportError, match=message):
         embed(dataset, DEMO_MODEL, "v")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=message):
+        distributed.embed  # noqa: B018, imported when it is asked for
+    assert not dataset.has_field("v")
 
 
 def fake_ray(*resources, addresses=("10.0.0.1",)):
