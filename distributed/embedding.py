@@ -203,21 +203,28 @@ def _run(ray, samples, ids, lacking, source, config, settings, sinks, workers, r
         },
         **found,
     )
-    for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in block.to_pylist():
-            error = row.pop("error")
-            if error is not None:
-                raise RuntimeError(
-                    f"Embedding stopped after {report.done:,} of {report.total:,} images: {error}. What is embedded is "
-                    "kept, and the same call goes on with the rest"
-                )
-            is_first = report.seconds_left is None
-            report.add(**(row | {"failed": json.loads(row["failed"])}), workers=plan.count)
-            if is_first and report.seconds_left is not None:
-                logger.info(
-                    "%s images, about %s on %s", f"{report.total:,}", in_words(report.seconds_left), report.workers
-                )
-        yield report
+    try:
+        for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in block.to_pylist():
+                error = row.pop("error")
+                if error is not None:
+                    raise RuntimeError(_stopped(report, error))
+                is_first = report.seconds_left is None
+                report.add(**(row | {"failed": json.loads(row["failed"])}), workers=plan.count)
+                if is_first and report.seconds_left is not None:
+                    logger.info(
+                        "%s images, about %s on %s", f"{report.total:,}", in_words(report.seconds_left), report.workers
+                    )
+            yield report
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(_stopped(report, f"{type(error).__name__}: {error}")) from error
+
+
+def _stopped(report, error):
+    return (
+        f"Embedding stopped after {report.done:,} of {report.total:,} images: {error}. What is embedded is kept, and "
+        "the same call goes on with the rest"
+    )
 
 
 def _actor_pool(ray: ModuleType, plan: Workers) -> Any:

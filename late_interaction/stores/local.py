@@ -30,6 +30,7 @@ from .page_table import (
     begin_writing,
     check_dims,
     columns,
+    find_ids,
     insert_rows,
     read_catalog,
     read_dims,
@@ -115,7 +116,10 @@ class LocalStore(VectorStore):
     list_ids = ids
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        return [page_id for page_id, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
+        # Not by the copy in memory, which a process that only adds pages need not have.
+        with self._reading() as database:
+            found = find_ids(database, ids)
+        return [page_id for page_id in ids if page_id not in found]
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +264,7 @@ class LocalStore(VectorStore):
                 state = {"revision": 0} | dims | read_state(database)
                 # The first pages of an index may have been another process's.
                 check_dims({name: state[name] for name in dims}, dims)
-                if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (page_id,)).fetchone() for page_id in ids):
+                if find_ids(database, ids):
                     state["rewritten"] = state.get("rewritten", 0) + 1
                 insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
                 write_state(database, state)

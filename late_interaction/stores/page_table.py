@@ -13,6 +13,9 @@ from . import claims
 from .base import ID_DTYPE
 from .vector_files import Place
 
+# SQLite limits the parameters of a query, to 999 in old versions.
+_IDS_AT_ONCE = 500
+
 SCHEMA = (
     claims.SCHEMA,
     "CREATE TABLE IF NOT EXISTS pages (id TEXT PRIMARY KEY, sample_id TEXT, segment INTEGER, page INTEGER, "
@@ -129,6 +132,16 @@ def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:
 def columns(database: sqlite3.Connection) -> set[str]:
     """Returns the names of the table's columns. Tables of older versions lack ``checksum``."""
     return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
+
+
+def find_ids(database: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Returns those of some ids that are in the table."""
+    found: set[str] = set()
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        part = [str(page_id) for page_id in ids[start : start + _IDS_AT_ONCE]]
+        query = f"SELECT id FROM pages WHERE id IN ({', '.join('?' * len(part))})"
+        found.update(page_id for (page_id,) in database.execute(query, part))
+    return found
 
 
 def insert_rows(database: sqlite3.Connection, pages: Iterable[tuple[str, str, Place, int | None]]) -> None:
