@@ -26,8 +26,6 @@ import numpy as np
 from .base import VectorStore
 from .claims import claim_segment, claimed_segments, close_segment, is_claimed, next_segment, release_segment
 from .page_table import (
-    SCHEMA,
-    begin_writing,
     check_dims,
     columns,
     find_ids,
@@ -35,9 +33,11 @@ from .page_table import (
     read_catalog,
     read_dims,
     read_state,
+    reading,
     segment_end,
     segment_ends,
     write_state,
+    writing,
 )
 from .ranking import maxsim_scores, single_scores
 from .vector_files import VectorFiles
@@ -366,36 +366,8 @@ class LocalStore(VectorStore):
                 self._cached = catalog = read_catalog(database, catalog)
         return catalog
 
-    @contextlib.contextmanager
     def _reading(self):
-        # A connection for each use: the App's server reads from several threads.
-        path = self._database if self._database.exists() else ":memory:"
-        with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
-            # One transaction, so that all reads see one state.
-            database.execute("BEGIN")
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
-                yield database
-                return
+        return reading(self._database)
 
-        # There is no index yet, or creating it failed, for instance on a full disk.
-        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
-            for statement in SCHEMA:
-                database.execute(statement)
-            yield database
-
-    @contextlib.contextmanager
     def _writing(self):
-        with contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as database:
-            begin_writing(database)
-            try:
-                for statement in SCHEMA:
-                    database.execute(statement)
-                if "checksum" not in columns(database):
-                    database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
-                yield database
-            except BaseException:
-                # On some errors, SQLite has rolled back itself.
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+        return writing(self._database)

@@ -1,11 +1,13 @@
 """The SQLite table of the places of pages in a local store's files, and its copy in memory."""
 
+import contextlib
 import functools
 import random
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -103,18 +105,56 @@ def _keys(places):
     return (places[:, 0] << 32) | places[:, 1]
 
 
-def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:
-    """Begins a transaction that writes, as soon as no other process is in one.
-
-    SQLite would ask for its lock less and less often, so that one of several writers might wait for minutes.
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens the table in a transaction that reads, as a context. Where there is no table yet, it is an empty one.
 
     Args:
-        database: a connection
-        timeout (600): for how many seconds to wait
-
-    Raises:
-        sqlite3.OperationalError: if others hold the lock for longer
+        path: the database's path
     """
+    # A connection for each use: the App's server reads from several threads.
+    with contextlib.closing(
+        sqlite3.connect(path if path.exists() else ":memory:", timeout=60, isolation_level=None)
+    ) as database:
+        # One transaction, so that all reads see one state.
+        database.execute("BEGIN")
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+            yield database
+            return
+
+    # There is no index yet, or creating it failed, for instance on a full disk.
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        for statement in SCHEMA:
+            database.execute(statement)
+        yield database
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens the table in a transaction that writes, as a context, and makes it where there is none.
+
+    Args:
+        path: the database's path
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        _begin_writing(database)
+        try:
+            for statement in SCHEMA:
+                database.execute(statement)
+            if "checksum" not in columns(database):
+                database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
+            yield database
+        except BaseException:
+            # On some errors, SQLite has rolled back itself.
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def _begin_writing(database, timeout=600):
+    """Begins a transaction that writes, as soon as no other process is in one, for at most some seconds."""
+    # SQLite itself would ask for its lock less and less often, so that one of several writers might wait for minutes.
     deadline = time.monotonic() + timeout
     database.execute("PRAGMA busy_timeout = 0")
     while True:
