@@ -101,6 +101,18 @@ def register(plugin: Any) -> None:
     plugin.register(SearchPages)
 
 
+def checkpoint_of(model_name: str | None) -> str:
+    """Returns the checkpoint of a model in the manifest, a folder or ``"org/name@revision"``.
+
+    Args:
+        model_name: the model's name in the manifest
+    """
+    from .engine.checkpoint import REPOSITORY, REVISION
+
+    # With its revision, the name of the repository cannot be that of a folder that happens to be here.
+    return DEMO_CHECKPOINT if model_name == DEMO_MODEL else f"{REPOSITORY}@{REVISION}"
+
+
 def _require_packages(model_name):
     """Checks or installs the model's requirements, which FiftyOne does only after the download that needs them."""
     import fiftyone.zoo as foz
@@ -117,14 +129,12 @@ def _fetch(model_name, model_path):
     import json
     import logging
 
-    from .engine.checkpoint import REPOSITORY, REVISION, resolve
+    from .engine.checkpoint import REPOSITORY, resolve
 
-    # With its revision, the name of the repository cannot be that of a folder that happens to be here.
-    source = DEMO_CHECKPOINT if model_name == DEMO_MODEL else f"{REPOSITORY}@{REVISION}"
     if model_name != DEMO_MODEL:
         # Where FiftyOne says that it downloads a model.
         logging.getLogger("fiftyone").info("Looking for the weights of %s", REPOSITORY)
-    directory = str(resolve(source))
+    directory = str(resolve(checkpoint_of(model_name)))
 
     os.makedirs(os.path.dirname(model_path), exist_ok=True)
     with open(f"{model_path}.part", "w") as file:

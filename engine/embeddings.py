@@ -21,6 +21,14 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.multi)
 
+    def select(self, rows: Sequence[int]) -> "Embeddings":
+        """Returns the embeddings of some of the texts or images.
+
+        Args:
+            rows: their indexes
+        """
+        return Embeddings(self.single[list(rows)], [self.multi[i] for i in rows])
+
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
     """Concatenates the embeddings of several calls.

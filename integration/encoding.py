@@ -10,8 +10,7 @@ from ..engine.embeddings import Embeddings, join
 from ..engine.encoder import Encoder
 from ..engine.image_files import ImageError
 from ..engine.image_loading import describe
-from .failures import FailedImage, spread
-from .loading import load_or_fail
+from .failures import FailedImage, load_or_fail, spread
 from .seams import (
     APPLY_MODEL,
     COMPUTE_EMBEDDINGS,

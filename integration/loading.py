@@ -6,44 +6,18 @@ FiftyOne gives up a whole batch for one exception.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fiftyone.utils.torch as fout
 import torch
 from fiftyone.core.collections import SampleCollection
 
-from ..engine.image_batch import ResizedImage
-from ..engine.image_files import ImageError, check_dataset_path
-from ..engine.image_loading import describe
-from ..engine.images import ImageSettings, resize_image
-from .failures import FailedImage
+from ..engine.images import ImageSettings
+from .failures import load_or_fail, load_path_or_fail
 from .seams import READ_PATCHES, StackablePatch, extend_path, fiftyone_argument, restore_path
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4
-
-
-def load_or_fail(source: Any, settings: ImageSettings, max_pixels: int | None) -> ResizedImage | FailedImage:
-    """Loads and resizes an image.
-
-    Args:
-        source: an image as :func:`engine.image_loading.load_image` takes it, or the result of an earlier call
-        settings: the checkpoint's :class:`engine.images.ImageSettings`
-        max_pixels: the largest area after resizing, in pixels, or ``None``
-
-    Returns:
-        a :class:`engine.image_batch.ResizedImage`, or a :class:`FailedImage`
-    """
-    if isinstance(source, FailedImage):
-        return source
-
-    try:
-        return resize_image(source, settings, max_pixels)
-    except ImageError as error:
-        return FailedImage(str(error))
-    # Any other error, too: for one exception FiftyOne gives up the whole batch.
-    except Exception as error:
-        return FailedImage(f"{describe(source)}: {type(error).__name__}: {error}")
 
 
 class ImageLoader(fout.GetItem):
@@ -61,12 +35,7 @@ class ImageLoader(fout.GetItem):
         self.max_pixels = max_pixels
 
     def __call__(self, values):
-        try:
-            path = check_dataset_path(values["filepath"])
-        except ImageError as error:
-            return FailedImage(str(error))
-
-        return load_or_fail(path, self.settings, self.max_pixels)
+        return load_path_or_fail(values["filepath"], self.settings, self.max_pixels)
 
     @property
     def required_keys(self) -> list[str]:

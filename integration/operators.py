@@ -4,6 +4,8 @@ They make FiftyOne's own calls, so an index of the App can be searched from Pyth
 """
 
 import functools
+import importlib
+import importlib.util
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -13,6 +15,8 @@ import fiftyone.brain as fob
 import fiftyone.operators as foo
 import fiftyone.zoo as foz
 from fiftyone.operators import types
+
+from .seams import PACKAGE
 
 BACKEND = "late-interaction"
 MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
@@ -101,6 +105,15 @@ class IndexPages(foo.Operator):
             )
         inputs.int("batch_size", default=8, min=1, label="Batch size")
         inputs.int("num_workers", default=None, min=0, label="Worker processes that load images")
+        if importlib.util.find_spec("ray") is not None:
+            inputs.bool(
+                "ray",
+                default=False,
+                label="Use all GPUs, by Ray",
+                description="One process on each GPU of this machine, or of the Ray cluster that runs here",
+            )
+            if ctx.params.get("ray") and (ctx.params.get("patches_field") or (made and made.patches_field)):
+                _refuse(inputs, "ray", "Ray embeds whole pages, not patches")
         ctx.target_view()
         return types.Property(inputs, view=types.View(label="Index pages"))
 
@@ -117,10 +130,17 @@ class IndexPages(foo.Operator):
 
         yield _report(ctx, "Loading the model")
         pages = _target(ctx)
-        index = fob.compute_similarity(ctx.dataset, backend=BACKEND, brain_key=key, embeddings=False, **settings)
-        loading = {name: params.get(name) for name in ("batch_size", "num_workers")}
-        for done, total in index.iter_add_samples(pages, progress=False, **loading):
-            yield _report(ctx, f"Indexed {done} of {total} pages", done / total if total else 1)
+        if params.get("ray"):
+            # By the package's name, by which Ray's processes import it.
+            distributed = importlib.import_module(f"{PACKAGE}.distributed")
+            for report in distributed.iter_embed(pages, brain_key=key, **settings):
+                yield _report(ctx, f"Indexed {report.in_words()}", report.done / report.total if report.total else 1)
+            index = ctx.dataset.load_brain_results(key)
+        else:
+            index = fob.compute_similarity(ctx.dataset, backend=BACKEND, brain_key=key, embeddings=False, **settings)
+            loading = {name: params.get(name) for name in ("batch_size", "num_workers")}
+            for done, total in index.iter_add_samples(pages, progress=False, **loading):
+                yield _report(ctx, f"Indexed {done} of {total} pages", done / total if total else 1)
 
         if not ctx.delegated:
             yield ctx.ops.reload_dataset()

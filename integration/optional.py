@@ -13,6 +13,7 @@ REQUIREMENTS = {
     "retrieval": "ranx>=0.3.21",
     "mteb": "mteb>=2.26,<3",
     "umap": "umap-learn>=0.5.7",
+    "ray": "ray[data]>=2.60,<3",
 }
 
 

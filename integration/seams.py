@@ -73,6 +73,11 @@ def extend_path() -> None:
     sys.path.append(_SOURCE_FOLDER)
 
 
+def source_folder() -> str:
+    """Returns the folder that the source lies in."""
+    return _SOURCE_FOLDER
+
+
 def restore_path() -> None:
     """Undoes :func:`extend_path`."""
     if _SOURCE_FOLDER in sys.path:

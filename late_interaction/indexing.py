@@ -56,7 +56,7 @@ def embed_missing(
         for each batch, a tuple of :class:`engine.embeddings.Embeddings`, a list of the sample ids, and a list of the
         patches' ids or ``None``
     """
-    samples = _flat(samples, patches_field)
+    samples = flat(samples, patches_field)
     if patches_field is None:
         ids = missing(samples.values("id"))
         batches = _images(model, samples, ids, batch_size, num_workers, skip_failures)
@@ -147,8 +147,16 @@ def _patch_view(samples, patches_field, ids, label_ids, wanted):
     return view.select_labels(ids=[label_id for label_id in label_ids if label_id in wanted], fields=patches_field)
 
 
-def _flat(samples, patches_field):
-    """Returns a collection whose samples are the images to index, with groups flattened."""
+def flat(samples: SampleCollection, patches_field: str | None = None) -> SampleCollection:
+    """Returns a collection whose samples are the images to index, with groups flattened.
+
+    Args:
+        samples: a dataset or view
+        patches_field (None): the label field whose patches to index, instead of images
+
+    Raises:
+        ValueError: if they are not images
+    """
     if samples._is_dynamic_groups:
         # FiftyOne's data loaders cannot read the flattened view itself.
         samples = samples._root_dataset.select(samples.flatten().values("id"))

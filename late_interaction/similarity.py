@@ -290,15 +290,7 @@ class LateInteractionSimilarity(fbs.Similarity):
             ) from error
 
     def initialize(self, samples: SampleCollection, brain_key: str | None) -> LateInteractionSimilarityIndex:
-        if brain_key is None:
-            self._resolve_location(samples, None)
-            self._make_store()
-        index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
-        index._store.create()
-        if brain_key is not None:
-            # Saved now, so that an unfinished index can be searched if this process is killed.
-            self.save_run_results(samples, brain_key, index)
-
+        index = self.open_index(samples, brain_key)
         # FiftyOne would hold the embeddings of all samples in memory, 200 KB a page. It embeds nothing if the index has
         # pages, so they are added here. The view and its options are not passed on, and are read from FiftyOne's frame.
         if fiftyone_argument(_COMPUTE_SIMILARITY, "embeddings") is None:
@@ -310,10 +302,50 @@ class LateInteractionSimilarity(fbs.Similarity):
                 raise ValueError(f"None of {failed} images could be embedded: the warnings above say why")
         return index
 
+    def open_index(self, samples: SampleCollection, brain_key: str | None) -> LateInteractionSimilarityIndex:
+        """Opens the index, which is empty where it is new. Nothing is embedded."""
+        if brain_key is None:
+            self._resolve_location(samples, None)
+            self._make_store()
+        index = LateInteractionSimilarityIndex(samples, self.config, brain_key, backend=self)
+        index._store.create()
+        if brain_key is not None:
+            # Saved now, so that an unfinished index can be searched if this process is killed.
+            self.save_run_results(samples, brain_key, index)
+        return index
+
     def cleanup(self, samples: SampleCollection, key: str) -> None:
         # Deleting the run of a clone keeps the vectors, which are the original's.
         if self.config.owner == dataset_id(samples):
             self.config.open_store().drop()
+
+
+def prepare_index(samples: SampleCollection, brain_key: str, **settings: Any) -> LateInteractionSimilarityIndex:
+    """Makes an index without pages, or opens one to continue it, without loading the model.
+
+    FiftyOne's ``compute_similarity`` loads the model in any case, which other processes may be there for.
+
+    Args:
+        samples: a dataset or view
+        brain_key: the brain key
+        **settings: arguments of :class:`LateInteractionSimilarityConfig`. An index that exists keeps its own
+
+    Returns:
+        the :class:`LateInteractionSimilarityIndex`
+
+    Raises:
+        ValueError: if there is another run of this key, or an index with other settings
+    """
+    dataset = samples._root_dataset
+    similarity = LateInteractionSimilarity(LateInteractionSimilarityConfig(**settings))
+    similarity.ensure_usage_requirements()
+    if brain_key in similarity.list_runs(dataset):
+        stored = similarity.get_run_info(dataset, brain_key).config
+        if isinstance(stored, LateInteractionSimilarityConfig):
+            kept = {name: value for name, value in stored.serialize().items() if name in _ARGUMENTS}
+            similarity = LateInteractionSimilarity(LateInteractionSimilarityConfig(**(kept | settings)))
+    similarity.register_run(dataset, brain_key, overwrite=False)
+    return similarity.open_index(dataset, brain_key)
 
 
 def register_backend() -> None:

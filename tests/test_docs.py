@@ -136,6 +136,18 @@ def test_measuring(scans, folder, monkeypatch):
     assert (folder / "space").exists() and sorted(scans.values("caption_fit_rank")) == list(range(1, 25))
 
 
+def test_scale(scans, monkeypatch):
+    # One of its own, even where another Ray runs.
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    dataset = fo.Dataset()
+    dataset.add_samples([fo.Sample(filepath=path) for path in scans.values("filepath")])
+    report = run(ROOT / "docs" / "scale.md", dataset=dataset)["report"]
+    assert (report.total, report.embedded, report.failed) == (24, 24, [])
+    dataset.delete_brain_runs()
+    dataset.delete()
+
+
 def test_troubleshooting(monkeypatch):
     # Registering from an archive at a URL is in test_flow.py.
     registered = []
@@ -153,6 +165,7 @@ def test_no_page_with_code_is_left_out():
         "documents",
         "fine_tuning",
         "measuring",
+        "scale",
         "troubleshooting",
     }
     assert {page.stem for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))} == tested

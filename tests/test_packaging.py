@@ -13,8 +13,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Where the name of what is imported is not that of what is installed.
-# Triton comes with torch where there is a GPU for it.
-INSTALLED_AS = {"PIL": "pillow", "bson": "pymongo", "sklearn": "scikit-learn", "triton": "torch", "umap": "umap-learn"}
+# Triton comes with torch where there is a GPU for it, and PyArrow with ray[data].
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "bson": "pymongo",
+    "pyarrow": "ray",
+    "sklearn": "scikit-learn",
+    "triton": "torch",
+    "umap": "umap-learn",
+}
 
 
 @pytest.fixture(scope="module")

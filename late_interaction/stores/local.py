@@ -27,17 +27,18 @@ import numpy as np
 from .base import VectorStore
 from .claims import claim_segment, claimed_segments, close_segment, is_claimed, next_segment, release_segment
 from .page_table import (
-    SCHEMA,
-    begin_writing,
     check_dims,
     columns,
+    find_ids,
     insert_rows,
     read_catalog,
     read_dims,
     read_state,
+    reading,
     segment_end,
     segment_ends,
     write_state,
+    writing,
 )
 from .ranking import hamming_scores, maxsim_scores, single_scores
 from .vector_files import VectorFiles
@@ -121,7 +122,10 @@ class LocalStore(VectorStore):
     list_ids = ids
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        return [page_id for page_id, row in zip(ids, self._catalog().rows(ids), strict=True) if row < 0]
+        # Not by the copy in memory, which a process that only adds pages need not have.
+        with self._reading() as database:
+            found = find_ids(database, ids)
+        return [page_id for page_id in ids if page_id not in found]
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +272,7 @@ class LocalStore(VectorStore):
                 state = {"revision": 0, "bits": int(with_bits)} | dims | read_state(database)
                 # The first pages of an index may have been another process's.
                 check_dims({name: state[name] for name in dims}, dims)
-                if any(database.execute("SELECT 1 FROM pages WHERE id = ?", (page_id,)).fetchone() for page_id in ids):
+                if find_ids(database, ids):
                     state["rewritten"] = state.get("rewritten", 0) + 1
                 insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
                 if state["bits"] and self._segments_without_bits(database, state, segment_end(database, segment)):
@@ -436,36 +440,8 @@ class LocalStore(VectorStore):
                 self._cached = catalog = read_catalog(database, catalog)
         return catalog
 
-    @contextlib.contextmanager
     def _reading(self):
-        # A connection for each use: the App's server reads from several threads.
-        path = self._database if self._database.exists() else ":memory:"
-        with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
-            # One transaction, so that all reads see one state.
-            database.execute("BEGIN")
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
-                yield database
-                return
+        return reading(self._database)
 
-        # There is no index yet, or creating it failed, for instance on a full disk.
-        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
-            for statement in SCHEMA:
-                database.execute(statement)
-            yield database
-
-    @contextlib.contextmanager
     def _writing(self):
-        with contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as database:
-            begin_writing(database)
-            try:
-                for statement in SCHEMA:
-                    database.execute(statement)
-                if "checksum" not in columns(database):
-                    database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
-                yield database
-            except BaseException:
-                # On some errors, SQLite has rolled back itself.
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+        return writing(self._database)

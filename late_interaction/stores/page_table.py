@@ -8,12 +8,16 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from . import claims
 from .base import ID_DTYPE
 from .vector_files import Place
+
+# SQLite limits the parameters of a query, to 999 in old versions.
+_IDS_AT_ONCE = 500
 
 SCHEMA = (
     claims.SCHEMA,
@@ -165,18 +169,56 @@ def _keys(places):
     return (places[:, 0].astype(np.int64) << 32) | places[:, 1]
 
 
-def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:
-    """Begins a transaction that writes, as soon as no other process is in one.
-
-    SQLite would ask for its lock less and less often, so that one of several writers might wait for minutes.
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens the table in a transaction that reads, as a context. Where there is no table yet, it is an empty one.
 
     Args:
-        database: a connection
-        timeout (600): for how many seconds to wait
-
-    Raises:
-        sqlite3.OperationalError: if others hold the lock for longer
+        path: the database's path
     """
+    # A connection for each use: the App's server reads from several threads.
+    with contextlib.closing(
+        sqlite3.connect(path if path.exists() else ":memory:", timeout=60, isolation_level=None)
+    ) as database:
+        # One transaction, so that all reads see one state.
+        database.execute("BEGIN")
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+            yield database
+            return
+
+    # There is no index yet, or creating it failed, for instance on a full disk.
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        for statement in SCHEMA:
+            database.execute(statement)
+        yield database
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens the table in a transaction that writes, as a context, and makes it where there is none.
+
+    Args:
+        path: the database's path
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        _begin_writing(database)
+        try:
+            for statement in SCHEMA:
+                database.execute(statement)
+            if "checksum" not in columns(database):
+                database.execute("ALTER TABLE pages ADD COLUMN checksum INTEGER")
+            yield database
+        except BaseException:
+            # On some errors, SQLite has rolled back itself.
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def _begin_writing(database, timeout=600):
+    """Begins a transaction that writes, as soon as no other process is in one, for at most some seconds."""
+    # SQLite itself would ask for its lock less and less often, so that one of several writers might wait for minutes.
     deadline = time.monotonic() + timeout
     database.execute("PRAGMA busy_timeout = 0")
     while True:
@@ -194,6 +236,16 @@ def begin_writing(database: sqlite3.Connection, timeout: float = 600) -> None:
 def columns(database: sqlite3.Connection) -> set[str]:
     """Returns the names of the table's columns. Tables of older versions lack ``checksum``."""
     return {row[1] for row in database.execute("PRAGMA table_info(pages)")}
+
+
+def find_ids(database: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Returns those of some ids that are in the table."""
+    found: set[str] = set()
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        part = [str(page_id) for page_id in ids[start : start + _IDS_AT_ONCE]]
+        query = f"SELECT id FROM pages WHERE id IN ({', '.join('?' * len(part))})"
+        found.update(page_id for (page_id,) in database.execute(query, part))
+    return found
 
 
 def insert_rows(database: sqlite3.Connection, pages: Iterable[tuple[str, str, Place, int | None]]) -> None:

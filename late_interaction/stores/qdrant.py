@@ -89,7 +89,12 @@ class QdrantStore(VectorStore):
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         if not self._exists():
-            self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
+            try:
+                self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
+            except Exception:  # of many types, by the way in which it is reached
+                # Another process that adds its first pages may have been faster.
+                if not self._exists():
+                    raise
 
         for part in _parts(range(len(ids)), _PAGES_AT_ONCE):
             points = [

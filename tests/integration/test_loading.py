@@ -509,7 +509,7 @@ def test_what_stands_for_failures_never_reaches_a_person(model, mixed, unreadabl
 
 
 def test_a_lack_of_memory_in_a_worker_costs_one_image(model, dataset, monkeypatch):
-    batches = sys.modules[type(model).__module__.replace("zoo", "integration.loading")]
+    batches = sys.modules[type(model).__module__.replace("zoo", "integration.failures")]
     resize, bad = batches.resize_image, dataset.values("filepath")[3]
 
     def exhausted(source, *args):

@@ -1,5 +1,6 @@
 """The operators as the App and its workers run them: from a plugin folder, by their names."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -174,6 +175,14 @@ def test_forms_say_what_is_wrong_before_anything_runs(dataset):
     run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0)
     assert "pool_factor" not in form(INDEX, dataset, brain_key="pages")
     assert "pages" in form(SEARCH, dataset)["brain_key"].type.values
+
+
+def test_ray_is_offered_where_it_is_installed_and_for_whole_pages(dataset, monkeypatch):
+    assert "ray" in form(INDEX, dataset) and "ray_refused" not in form(INDEX, dataset, ray=True)
+    assert form(INDEX, dataset, ray=True, patches_field="parts")["ray_refused"].invalid
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *args: None if name == "ray" else find(name, *args))
+    assert "ray" not in form(INDEX, dataset)
 
 
 PLUGIN_ALONE = '''

@@ -17,6 +17,7 @@ from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.phrases import caption
 from jina_embeddings_v4.demo.pages.rendering import draw_document
 from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
+from jina_embeddings_v4.late_interaction.similarity import prepare_index
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError
 
 MODEL = "jina-embeddings-v4-demo"
@@ -194,6 +195,22 @@ def test_an_index_of_before_gets_another_gate(dataset):
     dataset.clear_cache()
     assert dataset.load_brain_results("late").config.gate == "binary"
     assert dataset[:16].sort_by_similarity(PROMPTS[0], k=5, brain_key="late").values("id") == expected
+
+
+def test_an_index_is_prepared_without_the_model_and_continued(dataset, tmp_path, monkeypatch):
+    settings = {"model": MODEL, "supports_prompts": True, "pool_factor": 2, "uri": str(tmp_path)}
+    load = foz.load_zoo_model
+    monkeypatch.setattr("fiftyone.zoo.load_zoo_model", lambda *_: pytest.fail("the model was loaded"))
+    assert prepare_index(dataset.limit(3), "late", **settings).total_index_size == 0
+    monkeypatch.setattr("fiftyone.zoo.load_zoo_model", load)
+    dataset.load_brain_results("late").add_samples(dataset, num_workers=0)
+
+    # It keeps its settings, and refuses others.
+    index = prepare_index(dataset, "late", model=MODEL)
+    assert index.total_index_size == PAGES and index.config.pool_factor == 2
+    assert len(dataset.sort_by_similarity(PROMPTS[0], k=3, brain_key="late")) == 3
+    with pytest.raises(ValueError, match="made with pool_factor=2"):
+        prepare_index(dataset, "late", model=MODEL, pool_factor=3)
 
 
 def test_both_stores_answer_alike(dataset, store, pages):

@@ -198,3 +198,17 @@ def test_nothing_is_left_of_what_was_dropped(store):
     store.drop()
     store.create()
     assert store.size() == 0 and store.missing(ids) == ids
+
+
+def test_two_processes_may_add_the_first_pages_at_once(tmp_path, monkeypatch):
+    store = QdrantStore(str(tmp_path), "pages")
+    embeddings = Embeddings(np.ones((1, SINGLE), np.float32), [np.ones((3, MULTI), np.float32)])
+    store.add(["a" * 24], ["a" * 24], embeddings)
+    # The other process has created the collection after this one looked.
+    exists, answers = store._exists, [False]
+    monkeypatch.setattr(store, "_exists", lambda: answers.pop() if answers else exists())
+    store.add(["b" * 24], ["b" * 24], embeddings)
+    assert store.size() == 2
+    monkeypatch.setattr(store, "_exists", lambda: False)
+    with pytest.raises(ValueError, match="already exists"):
+        store.add(["c" * 24], ["c" * 24], embeddings)
