@@ -19,7 +19,14 @@ import torch
 from examples.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SLOWEST = ["test_finetune.py", "test_similarity.py", "test_loading.py", "test_training.py", "test_flow.py"]
+SLOWEST = [
+    "test_crashes.py",
+    "test_finetune.py",
+    "test_similarity.py",
+    "test_loading.py",
+    "test_training.py",
+    "test_flow.py",
+]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 
