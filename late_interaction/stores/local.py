@@ -34,14 +34,12 @@ from .page_table import (
     write_state,
 )
 from .ranking import maxsim_scores, single_scores
+from .stored_pages import next_rows, read_pages
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
     from ...engine.embeddings import Embeddings
     from ..query import Query
-
-# Bytes of multi-vectors that are moved at a time, by compaction.
-_MOVED_AT_ONCE = 2**25
 
 # The pages in one pair of files. With full pages, the file of multi-vectors has 800 MB.
 _PAGES_PER_SEGMENT = 4096
@@ -137,13 +135,11 @@ class LocalStore(VectorStore):
 
             database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
-            # The vectors of damaged files cannot be moved.
-            emptied = [] if self._damage(database, state) else self._compact(database, state)
             write_state(database, state)
 
-        # After the commit, so that no row refers to them.
-        for segment in emptied:
-            self._files.delete(segment)
+        # Each in a transaction of its own, so that other writers wait for one segment at most.
+        for segment in self._files.segments():
+            self._compact(segment)
 
     def repair(self) -> None:
         with self._reading() as database:
@@ -244,43 +240,38 @@ class LocalStore(VectorStore):
             places, checksums = self._files.append(state["segment"], singles[part], multi[part])
             insert_rows(database, zip(ids[part], sample_ids[part], places, checksums, strict=True))
 
-    def _compact(self, database, state):
-        """Moves the pages out of segments that are more than half unused, and returns the emptied segments."""
-        used = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
-        emptied = []
-        self._files.refresh()
-        for segment in self._files.segments():
+    def _compact(self, segment):
+        """Moves the pages out of a segment that is more than half unused, and deletes its files.
+
+        Killed, it leaves unused space, which the next removal of pages finds.
+        """
+        with self._writing() as database:
+            state = read_state(database)
             pages = self._files.pages_in(segment, state["single_dim"])
-            if used.get(segment, 0) >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
-                continue
+            (used,) = database.execute("SELECT COUNT(*) FROM pages WHERE segment = ?", (segment,)).fetchone()
+            if used >= pages / 2 or (segment == state["segment"] and pages < _PAGES_PER_SEGMENT):
+                return
+            # The vectors of damaged files cannot be moved.
+            if self._damage(database, state):
+                return
+
             if segment == state["segment"]:
                 state["segment"] += 1
-
             self._move(database, state, segment)
-            emptied.append(segment)
-        return emptied
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            write_state(database, state)
+        # After the commit, so that no row refers to them.
+        self._files.delete(segment)
 
     def _move(self, database, state, segment):
         """Copies a segment's pages, in their stored form, to the current segment, some MB at a time."""
-        singles = self._files.singles(segment, state["single_dim"])
-        tokens = self._files.tokens(segment, state["multi_dim"])
-        rows = database.execute(
-            "SELECT id, sample_id, checksum, page, start, tokens FROM pages WHERE segment = ? ORDER BY page", (segment,)
-        ).fetchall()
-        at_once = max(1, _MOVED_AT_ONCE // (tokens.itemsize * tokens.shape[1]))
-        first = 0
-        while first < len(rows):
-            stop, count = first, 0
-            while stop < len(rows) and (stop == first or count + rows[stop][5] <= at_once):
-                count += rows[stop][5]
-                stop += 1
-            ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[first:stop], strict=True)
+        self._files.refresh()
+        while rows := next_rows(database, self._files, state, segment):
+            pages = read_pages(self._files, state, segment, rows)
             if self._files.pages_in(state["segment"], state["single_dim"]) >= _PAGES_PER_SEGMENT:
                 state["segment"] += 1
-            moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
-            places = self._files.append_stored(state["segment"], singles[list(pages)], moved, lengths)
-            insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
-            first = stop
+            places = self._files.append_stored(state["segment"], pages.singles, pages.tokens, pages.lengths)
+            insert_rows(database, zip(pages.ids, pages.sample_ids, places, pages.checksums, strict=True))
 
     def _damage(self, database, state):
         """Compares the files' lengths with the table.
