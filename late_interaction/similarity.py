@@ -25,7 +25,7 @@ from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
 from .stores.base import VectorStore
 from .stores.local import LocalStore
-from .stores.qdrant import QdrantStore
+from .stores.qdrant import QUANTIZATIONS, QdrantStore
 from .stores.vector_files import DTYPES
 
 BACKEND = "late-interaction"
@@ -50,6 +50,8 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         pool_factor (1): the divisor of the number of a page's tokens, which is reduced by averaging similar tokens
         candidates (1000): the number of pages that single vectors choose, and late interaction ranks, if there are
             more. ``None``: late interaction ranks all
+        quantization (None): how Qdrant rounds the vectors that it compares first, ``"scalar"`` or ``"binary"``. The
+            best by these are ranked by the stored vectors
         api_key (None): the Qdrant server's key. It is not stored with the run: set it in FiftyOne's brain config
         owner (None): the id of the dataset that the index is made for, which is set automatically
         **kwargs: arguments of :class:`fiftyone.brain.similarity.SimilarityConfig`
@@ -63,6 +65,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         dtype: str = "float16",
         pool_factor: int = 1,
         candidates: int | None = 1000,
+        quantization: str | None = None,
         api_key: str | None = None,
         owner: str | None = None,
         embeddings_field: str | None = None,
@@ -80,6 +83,9 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
             raise ValueError(f"uri={uri!r} is not a folder: pass a folder, or store='qdrant'")
         if store == "qdrant" and dtype != "float16":
             raise ValueError(f"dtype={dtype!r} is for the local store: Qdrant stores float16")
+        check_choice("quantization", quantization, (*QUANTIZATIONS, None))
+        if store == "local" and quantization is not None:
+            raise ValueError(f"quantization={quantization!r} is for Qdrant: pass dtype='int8' to the local store")
         if embeddings_field is not None:
             raise ValueError(f"Multi-vectors do not fit into a field: leave out embeddings_field={embeddings_field!r}")
         if roi_field is not None:
@@ -94,6 +100,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self.dtype = dtype
         self.pool_factor = pool_factor
         self.candidates = candidates
+        self.quantization = quantization
         # FiftyOne does not store private attributes with the run.
         self._api_key = api_key
 
@@ -134,7 +141,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         if self.store == "local":
             return LocalStore(os.path.join(self.uri, self.index_name), self.dtype)
 
-        return QdrantStore(self.uri, self.index_name, self.api_key)
+        return QdrantStore(self.uri, self.index_name, self.api_key, self.quantization)
 
 
 # All arguments, including those of FiftyOne's configuration.
