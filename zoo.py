@@ -91,11 +91,14 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
     collate_fn = ImageBatch
 
     def build_get_item(self, field_mapping: dict[str, str] | None = None) -> ImageLoader:
+        # Before the first batch: FiftyOne would report what is wrong with the vision tower once per batch, and go on.
+        self.encoder.load_vision_tower()
         return ImageLoader(self.encoder.processor.image_settings, self.max_pixels, field_mapping)
 
     @property
     def transforms(self) -> PatchTransform:
         """Prepares the patches of ``compute_patch_embeddings``."""
+        self.encoder.load_vision_tower()
         return PatchTransform(self.encoder.processor.image_settings, self.max_pixels)
 
     @property

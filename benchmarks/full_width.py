@@ -52,11 +52,24 @@ def write_checkpoint(directory, blocks, layers, device):
     config = write_config(directory, sizes, special_tokens, MAX_PIXELS)
     config["vocab_size"] = config["text_config"]["vocab_size"] = VOCABULARY
     (directory / "config.json").write_text(json.dumps(config, indent=2))
-    with torch.device(device):
-        towers = new_towers(config, 0)
+    towers = draw_weights(config, device)
     write_base(directory, towers)
     write_new_adapters(directory / ADAPTERS, towers, config["task_names"], LORA_RANK, 0)
     done.touch()
+
+
+def draw_weights(config, device):
+    """Draws a network's weights in bfloat16. In float32, those of the real model would not fit into 16 GB."""
+    with torch.device("meta"):
+        towers = new_towers(config, 0)
+    towers = towers.to(torch.bfloat16).to_empty(device=device)
+    torch.manual_seed(0)
+    for name, parameter in towers.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.02)
+        else:
+            torch.nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+    return towers
 
 
 def draw_pages(directory, count, size=PAGE):

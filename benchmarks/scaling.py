@@ -1,8 +1,9 @@
 """What a page costs, against its resolution, the batch, the number of tasks and classes, and the size of the dataset;
-and a text against its length.
+a text against its length; and how much memory a process takes that answers queries alone.
 
     make scaling                                  # all layers on a GPU; on a CPU, 8 of 32 blocks and 4 of 36 layers
     make scaling ARGUMENTS="--quick --device cpu"
+    make scaling ARGUMENTS="--memory --blocks 32 --layers 36"    # the memory alone, of the real model's
 
 The weights are random, of the real model's widths. The dataset alone is of small images, for the demo model.
 """
@@ -20,11 +21,16 @@ from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 
 from . import HAS_FIFTYONE
 from .full_width import draw_pages, language_weights
+from .memory import print_memory
 from .throughput import PeakMemory, prepare, synchronize
 
 
 def main():
     arguments, device, checkpoint = prepare(__doc__)
+    print_memory(checkpoint, device)
+    print()
+    if arguments.memory:
+        return
     encoder = Encoder.from_checkpoint(checkpoint, device=device)
     print(f"{encoder.dtype}\n")
 

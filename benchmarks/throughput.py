@@ -47,6 +47,7 @@ def prepare(description):
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="measure each figure once")
+    parser.add_argument("--memory", action="store_true", help="of `make scaling`, the memory alone")
     parser.add_argument("--device", help="where to run, by default the first GPU, or the CPU")
     parser.add_argument("--blocks", type=int, help="the number of vision blocks")
     parser.add_argument("--layers", type=int, help="the number of layers of the language model")

@@ -16,6 +16,7 @@ from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
 from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
+from .pruning import remove_gone
 
 # The area in pixels to which a page is rendered. It does not depend on the size on paper, which is often wrong, so that
 # a poster costs no more than a letter. By default, the model resizes a page to 602112 pixels. Four times that is 158
@@ -55,6 +56,7 @@ def load_documents(
     persistent: bool = True,
     progress: bool | None = None,
     seconds: int = 30,
+    prune: bool = False,
 ) -> fo.Dataset:
     """Makes or updates a dataset of the pages of the PDFs and images in a folder and its subfolders.
 
@@ -66,7 +68,7 @@ def load_documents(
 
     Called again, it reads only new and changed documents, and continues after a kill. A document whose size or time of
     modification changed gets new samples instead of its old ones. Pages of documents that are no longer in the folder
-    stay.
+    stay, unless ``prune`` is set.
 
     A document or page that cannot be read is skipped with one warning, which names it and the reason.
     ``dataset.info["skipped"]`` lists those of the last run, as dicts of ``document``, ``page`` and ``reason``. The next
@@ -85,6 +87,8 @@ def load_documents(
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
         seconds (30): the time limit for a page of a PDF. A page that exceeds it, or 2 GB of memory, is skipped. After
             three of these, the rest of the PDF is skipped, too
+        prune (False): whether to delete the pages of documents that are no longer in the folder: their samples, their
+            rendered images, and what the dataset's late-interaction indexes have of them. Each is named in a warning
 
     Returns:
         the :class:`fiftyone.core.dataset.Dataset`
@@ -93,7 +97,8 @@ def load_documents(
         NotADirectoryError: if there is no such folder
         ImportError: if there are PDFs, and pypdfium2 is not installed
         ValueError: if the dataset of this name holds other samples, or pages of another folder or size, or if FiftyOne
-            does not accept the name
+            does not accept the name. With ``prune``, also if the folder has no documents at all, as where a drive is
+            not mounted
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
@@ -111,6 +116,8 @@ def load_documents(
         import_optional("pypdfium2", "pdf", "Reading PDFs")
 
     dataset = _make_dataset(name, persistent, {"folder": str(folder), "pixels": int(pixels)})
+    if prune:
+        remove_gone(dataset, folder, {path.relative_to(folder).as_posix() for path in paths}, Path(pages_dir))
     with PdfRenderer(seconds) as renderer:
         pages = _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, renderer)
         for batch in fou.iter_batches(pages, _BATCH):

@@ -1,14 +1,15 @@
 """Tokens -> hidden states: Qwen2.5-VL, one LoRA adapter per task, and the multi-vector projector.
 
-The backbone is frozen, and holds all adapters. Which adapter is active is its only state. A lock guards it, because all
-model instances of a process share one copy of the weights.
+The backbone is frozen. Its only state is which adapter is active, and which parts of the weights are loaded. Locks
+guard both, because all model instances of a process share one copy of the weights. Queries are answered while the
+vision tower is loaded.
 """
 
 import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,6 +19,7 @@ from .decoder import Decoder
 from .devices import exact_float32, free_cache, residual_dtype
 from .graphs import GraphedDecoder, wants_graphs
 from .images import ImageSettings, patchify
+from .memory import is_out_of_memory
 from .packing import Packing
 from .processing import Tokens
 from .towers import Towers
@@ -26,6 +28,8 @@ from .vision import VisionTower
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from .loading import Weights
 
 # Tokens per forward pass. On a CPU, larger batches are not faster.
 _TOKEN_BUDGETS = {"mps": 4096, "cpu": 2048}
@@ -37,16 +41,22 @@ _GPU_TOKEN_BUDGET, _LARGE_GPU_TOKEN_BUDGET, _LARGE_GPU = 16384, 32768, 40 * 10**
 class Backbone(nn.Module):
     """The frozen network with its adapters.
 
+    The language model is loaded at once, the vision tower with the first image, and an adapter when it is first used.
+
     Args:
-        network: the result of :func:`engine.loading.load_network`. Takes ownership of its layers' weights; the network
-            cannot run by itself afterwards
+        weights: the :class:`engine.loading.Weights`
         int8 (False): whether to round the layers' weights to 8 bits, and to compute all else in float32
     """
 
-    def __init__(self, network: "PeftModel", int8: bool = False) -> None:
+    def __init__(self, weights: "Weights", int8: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.weights = weights
+        # With adapters, a PeftModel around the towers. Its layers' weights are taken, so it cannot run by itself.
+        self.network: PeftModel | Towers = weights.text_towers()
         self.lock = threading.Lock()
+        self._vision_tower: VisionTower | None = None
+        self._vision_lock = threading.Lock()
+        self._int8 = int8
         # Adapters added to the checkpoint's own: the key of their files -> a weak reference to the user's
         # AdapterNames, and the adapters' names.
         self.added_adapters: dict[tuple, tuple[weakref.ref, tuple[str, ...]]] = {}
@@ -56,8 +66,7 @@ class Backbone(nn.Module):
         if int8:
             self._cast_unquantized_to_float32()
         with torch.no_grad():
-            self._vision_tower = VisionTower(self.towers.model.visual, int8)
-            self._decoder = Decoder(self.towers, int8)
+            self._decoder = Decoder(self.towers, int8, weights.rank)
         self._graphed = GraphedDecoder(self._decoder)
         self._adapter: str | None = None
         # The layers' original tensors are garbage now: return their memory to other processes.
@@ -74,8 +83,8 @@ class Backbone(nn.Module):
 
     @property
     def towers(self) -> Towers:
-        """The network's :class:`Towers`, adapters included."""
-        return cast(Towers, self.network.base_model.model)
+        """The network's :class:`Towers`, adapters included, without the vision tower."""
+        return self.network if isinstance(self.network, Towers) else cast(Towers, self.network.base_model.model)
 
     @property
     def hidden_size(self) -> int:
@@ -92,9 +101,51 @@ class Backbone(nn.Module):
         """The :class:`torch.device` of the weights."""
         return self.towers.model.device
 
+    def load_vision_tower(self) -> VisionTower:
+        """Loads the vision tower, unless it is loaded.
+
+        Returns:
+            the :class:`engine.vision.VisionTower`
+
+        Raises:
+            CheckpointError: if its file was written to since the language model was loaded
+            RuntimeError: if it does not fit into memory
+        """
+        with self._vision_lock:
+            if self._vision_tower is None:
+                try:
+                    with _loading():
+                        self._vision_tower = VisionTower(self.weights.vision_tower(), self._int8)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise RuntimeError(
+                        f"The vision tower does not fit into memory beside the language model: {error}. Free memory, "
+                        "or load the model with a smaller `precision`"
+                    ) from error
+                finally:
+                    free_cache(self.device)
+            return self._vision_tower
+
+    def load_adapter(self, adapter: str) -> None:
+        """Loads one of the checkpoint's adapters, unless it is loaded.
+
+        Args:
+            adapter: its name. That of an adapter that the checkpoint does not have is ignored
+
+        Raises:
+            CheckpointError: if its file was written to since the language model was loaded
+        """
+        with self.lock:
+            self._load_adapter(adapter)
+
+    def _load_adapter(self, adapter):
+        if adapter in self.weights.tasks and adapter not in getattr(self.network, "peft_config", {}):
+            with _loading():
+                self.network = self.weights.add_adapter(self.network, adapter)
+
     def _exact(self):
-        is_float32 = self._vision_tower.dtype == torch.float32
-        return exact_float32 if is_float32 else contextlib.nullcontext()
+        return exact_float32 if self._decoder.dtype == torch.float32 else contextlib.nullcontext()
 
     def reduce_token_budget(self, batch: Sequence[Tokens]) -> None:
         """Lowers the token budget to half of a batch that did not fit into memory.
@@ -115,17 +166,18 @@ class Backbone(nn.Module):
         Returns:
             a tensor ``(visual_tokens, hidden)``, of all images end to end
         """
+        vision_tower = self.load_vision_tower()
         images = [tokens.image for tokens in batch if tokens.image is not None]
         sizes = [image.pixels.shape for image in images]
         pixels = join_on_device([image.pixels for image in images], self.device)
         patches = [
-            patchify(part.view(size), image_settings).to(self._vision_tower.dtype)
+            patchify(part.view(size), image_settings).to(vision_tower.dtype)
             for part, size in zip(pixels.split([size.numel() for size in sizes]), sizes, strict=True)
         ]
         side = image_settings.patch_size
         grids = [(height // side, width // side) for _, height, width in sizes]
         with self._exact(), torch.cuda.device_of(pixels):
-            return self._vision_tower(torch.cat(patches), grids)
+            return vision_tower(torch.cat(patches), grids)
 
     @torch.inference_mode()
     def encode_tokens(
@@ -141,7 +193,11 @@ class Backbone(nn.Module):
         Returns:
             the hidden states ``(tokens, hidden)`` after the final norm and the projected tokens ``(tokens, 128)``, of
             all inputs end to end
+
+        Raises:
+            CheckpointError: if weights that are in use lie in a file that was written to
         """
+        self.weights.check()
         ids, positions, places = self._tokens_on_device(batch)
         packing = Packing([len(tokens) for tokens in batch], self.device)
 
@@ -166,17 +222,25 @@ class Backbone(nn.Module):
         return parts[0], parts[1].view(3, -1), parts[2]
 
     def use(self, adapter: str) -> None:
-        """Applies an adapter from now on.
+        """Applies an adapter from now on, and loads it if need be.
 
         Args:
             adapter: its name
         """
+        self._load_adapter(adapter)
         if adapter != self._adapter:
             # If the switch fails half-way, no adapter counts as applied.
             self._adapter = None
             with torch.inference_mode():
                 self._decoder.use(adapter)
             self._adapter = adapter
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Makes ordinary tensors, also where a batch is being encoded, and keeps no gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _token_budget(device):

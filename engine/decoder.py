@@ -20,19 +20,20 @@ class Decoder:
     Takes ownership of the modules' weights; the modules cannot run afterwards.
 
     Args:
-        towers: the :class:`engine.towers.Towers`, with PEFT's adapters
+        towers: the :class:`engine.towers.Towers`, to which PEFT's adapters can be added later
         int8 (False): whether to round the layers' weights to 8 bits
+        rank (0): the rank of the adapters to come
     """
 
-    def __init__(self, towers: "Towers", int8: bool = False) -> None:
+    def __init__(self, towers: "Towers", int8: bool = False, rank: int = 0) -> None:
         model = towers.model.language_model
-        self._layers = [_Layer(layer, int8) for layer in model.layers]
+        self._layers = [_Layer(layer, int8, rank) for layer in model.layers]
         self._norm = model.norm
         self._rotary = model.rotary_emb
         self._axes = torch.repeat_interleave(
             torch.arange(3), torch.tensor(model.config.rope_parameters["mrope_section"])
         ).to(model.norm.weight.device)
-        self._projector = adapted_linear(towers, ["multi_vector_projector"])
+        self._projector = adapted_linear(towers, ["multi_vector_projector"], rank=rank)
         self.dtype = model.norm.weight.dtype
 
     def use(self, adapter: str) -> None:
@@ -87,13 +88,13 @@ class Decoder:
 class _Layer:
     """One layer of the language model."""
 
-    def __init__(self, layer, int8):
+    def __init__(self, layer, int8, rank):
         attention, mlp = layer.self_attn, layer.mlp
         self._attention_norm, self._mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self._query_key_value = adapted_linear(attention, ["q_proj", "k_proj", "v_proj"], int8)
-        self._output = adapted_linear(attention, ["o_proj"], int8)
-        self._gate_up = adapted_linear(mlp, ["gate_proj", "up_proj"], int8)
-        self._down = adapted_linear(mlp, ["down_proj"], int8)
+        self._query_key_value = adapted_linear(attention, ["q_proj", "k_proj", "v_proj"], int8, rank)
+        self._output = adapted_linear(attention, ["o_proj"], int8, rank)
+        self._gate_up = adapted_linear(mlp, ["gate_proj", "up_proj"], int8, rank)
+        self._down = adapted_linear(mlp, ["down_proj"], int8, rank)
         self._head_dim = attention.head_dim
         self._key_heads = attention.config.num_key_value_heads
 

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
+from .adapter_files import adapter_tasks
 from .arguments import check_choice
 from .backbone import Backbone
 from .batches import plan_batches
@@ -21,7 +22,6 @@ from .devices import resolve_device, resolve_dtype
 from .embeddings import Embeddings
 from .image_batch import ResizedImage
 from .images import ImageSource, is_one_image, resize_image
-from .loading import adapter_tasks
 from .look_ahead import windows
 from .memory import in_halves
 from .pooling import multi_vectors, single_vectors, truncate
@@ -43,7 +43,8 @@ class Encoder:
 
     All encoders of one checkpoint, device and precision share one copy of the weights. Each has its own default task.
 
-    The weights are loaded when they are first needed, so wrong arguments fail before the loading.
+    The weights are loaded when they are first needed, so wrong arguments fail before the loading. The vision tower is
+    loaded with the first image, and an adapter of the checkpoint when its task is first asked for.
 
     Args:
         directory: the checkpoint's directory
@@ -84,7 +85,7 @@ class Encoder:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike, **kwargs: Any) -> "Encoder":
-        """Finds or downloads a checkpoint, and loads its weights, unless the process holds them already.
+        """Finds or downloads a checkpoint, and loads its language model, unless the process holds it already.
 
         Args:
             checkpoint: a local directory, ``"org/name"`` or ``"org/name@revision"``
@@ -114,13 +115,17 @@ class Encoder:
         return {task: task for task in self.tasks} | self._own_adapters
 
     def load(self) -> Backbone:
-        """Loads the weights, adapters included, unless they are loaded.
+        """Loads the language model and the adapters of :attr:`adapter`, unless they are loaded.
 
         Returns:
             the :class:`engine.backbone.Backbone`
         """
         self._adapters  # noqa: B018, a cached property that loads
         return self.backbone
+
+    def load_vision_tower(self) -> None:
+        """Loads the vision tower, as the first image does."""
+        self.backbone.load_vision_tower()
 
     @property
     def task(self) -> str:
@@ -239,6 +244,9 @@ class Encoder:
         settings = self.processor.image_settings
         settings.check_max_pixels(max_pixels)
         sources = _as_list(images)
+        if sources:
+            # Here, as with adapters, and not within a batch that is split where the memory does not suffice.
+            self.load_vision_tower()
         embeddings = self._encode(
             sources,
             lambda image: self.processor.image_tokens(resize_image(image, settings, max_pixels)),
@@ -265,6 +273,8 @@ class Encoder:
             a list of :class:`Embeddings`, one per task
         """
         inputs = list(inputs)
+        for task in tasks if inputs else ():
+            self.backbone.load_adapter(self._adapters[task])
         dim = truncate_dim or self.backbone.hidden_size
         embeddings = [Embeddings(np.empty((len(inputs), dim), dtype=np.float32), [None] * len(inputs)) for _ in tasks]
 

@@ -127,9 +127,14 @@ def _row_scales(matrix, largest):
 
 def _round_weight(weight, largest):
     """Rounds weights to int8 of up to ``largest``, and returns them and the scale of each row ``(rows,)``."""
-    weight = weight.float()
-    scales = _row_scales(weight, largest)
-    return (weight / scales).round().to(torch.int8), scales.squeeze(1)
+    rounded = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), 1)
+    # Some rows at a time, since in float32 a matrix takes four times its memory in int8.
+    for rows, rounded_rows, scale in zip(*(part.split(_ROWS) for part in (weight, rounded, scales)), strict=True):
+        rows = rows.float()
+        scale.copy_(_row_scales(rows, largest))
+        rounded_rows.copy_((rows / scale).round_())
+    return rounded, scales.squeeze(1)
 
 
 def take_weights(layers: Sequence[nn.Linear | nn.Conv3d]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,42 +1,33 @@
 """Checkpoint files -> networks.
 
-All shapes in the files' headers are checked before a tensor is read, so a checkpoint loads completely or not at all.
+All shapes in the files' headers are checked before a tensor is read, so a checkpoint is refused as a whole or not at
+all. For embedding, the language model is read at once, the vision tower when the first image comes, and an adapter when
+its task is first asked for.
 """
 
 import contextlib
+import copy
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
+from .adapter_files import AdapterFile
 from .backbone import Backbone
-from .checkpoint import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    ADAPTERS,
-    WEIGHT_INDEX,
-    CheckpointError,
-    read_config,
-    read_settings,
-    weight_shards,
-)
-from .safetensors_files import Shape, check_shapes, open_safetensors, read_shapes
-from .schema import ADAPTER, CONFIG, rope_parameters
+from .checkpoint import ADAPTERS, WEIGHT_INDEX, CheckpointError, read_config, weight_shards
+from .safetensors_files import OpenFile, check_shapes, read_shapes
+from .schema import CONFIG, rope_parameters
 from .towers import Towers
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 _PROJECTOR = "multi_vector_projector."
-
-# The layers with adapters: the language model's projections, and the multi-vector projector.
-_ADAPTED = re.compile(
-    r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|multi_vector_projector"
-)
 
 # The numbers of layers in config.json, and the patterns of the weights' names that must match them.
 _LAYERS = (
@@ -57,11 +48,11 @@ def load_backbone(directory: str | os.PathLike, device: torch.device, dtype: tor
         a :class:`Backbone`
 
     Raises:
-        CheckpointError: see :func:`load_network`
+        CheckpointError: see :class:`Weights`
     """
     int8 = dtype == torch.int8
     # Layers to be rounded are read in bfloat16, as they are stored.
-    return Backbone(load_network(directory, device, torch.bfloat16 if int8 else dtype), int8)
+    return Backbone(Weights(directory, device, torch.bfloat16 if int8 else dtype), int8)
 
 
 def load_network(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> "PeftModel":
@@ -76,14 +67,126 @@ def load_network(directory: str | os.PathLike, device: torch.device, dtype: torc
         a :class:`peft.PeftModel` of :class:`Towers`, with one adapter per task, frozen, in evaluation mode
 
     Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape. Nothing is
-            loaded then
+        CheckpointError: see :class:`Weights`
     """
-    from transformers import Qwen2_5_VLConfig
+    weights = Weights(directory, device, dtype)
+    network: PeftModel | Towers = weights.towers()
+    for task in weights.tasks:
+        network = weights.add_adapter(network, task)
+    return cast("PeftModel", network)
 
-    raw = read_config(directory)
-    shards = weight_shards(directory)
-    _check_layers(raw, shards, directory)
+
+class Weights:
+    """The weights of a checkpoint, which are checked at once and read by parts.
+
+    The files stay open, so that all parts are of the same files, even if others take their names meanwhile.
+
+    Args:
+        directory: the checkpoint's directory
+        device: the :class:`torch.device` to read to
+        dtype: the :class:`torch.dtype` to convert to
+
+    Raises:
+        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape
+    """
+
+    def __init__(self, directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> None:
+        raw = read_config(directory)
+        shards = weight_shards(directory)
+        _check_layers(raw, shards, directory)
+        self._device, self._dtype = device, dtype
+        with torch.device("meta"):
+            self._empty = _empty_towers(raw)
+        _check_base_shapes(self._empty, shards, directory)
+        self.tasks = tuple(raw["task_names"])
+        self._adapters = AdapterFile(Path(directory) / ADAPTERS, self._empty, self.tasks)
+        opened = {shard: OpenFile(shard) for shard in sorted(set(shards.values()))}
+        self._files = [*opened.values(), self._adapters.file]
+        # The file of each tensor and its name there, by its name in the model.
+        self._places = {_module_name(key): (opened[shard], key) for key, shard in shards.items()}
+
+    @property
+    def rank(self) -> int:
+        """The rank of the adapters."""
+        return self._adapters.rank
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file was written to since it was opened."""
+        return any(file.changed for file in self._files)
+
+    def check(self) -> None:
+        """Raises a :class:`CheckpointError` if weights that are in use lie in a file that was written to.
+
+        On a CPU, those that need no conversion do, such as the tokens' embeddings.
+        """
+        for file in self._files:
+            if file.is_mapped:
+                file.check()
+
+    # The parts are read without transformers, which would set torch's default dtype: other threads may be embedding.
+
+    def text_towers(self) -> Towers:
+        """Reads all but the vision tower and the adapters."""
+        towers = copy.deepcopy(self._empty)
+        towers.model.visual = cast(Any, None)
+        language_model = towers.model.language_model
+        self._fill(language_model, "language_model.")
+        self._fill(towers.multi_vector_projector, _PROJECTOR)
+        # Its frequencies are no part of the checkpoint.
+        language_model.rotary_emb = type(language_model.rotary_emb)(config=language_model.config).to(self._device)
+        return towers.requires_grad_(False).eval()
+
+    def vision_tower(self) -> "Qwen2_5_VisionTransformerPretrainedModel":
+        """Reads the vision tower. It has no rotary frequencies, which :mod:`engine.vision` computes."""
+        tower = copy.deepcopy(self._empty.model.visual)
+        self._fill(tower, "visual.")
+        return tower.requires_grad_(False).eval()
+
+    def add_adapter(self, network: "PeftModel | Towers", task: str) -> "PeftModel":
+        """Reads an adapter and adds it to a network, see :meth:`engine.adapter_files.AdapterFile.add`."""
+        return self._adapters.add(network, task)
+
+    def _fill(self, module, prefix):
+        """Reads a module's weights, in place of the empty ones."""
+        places = {name: self._places[prefix + name] for name in module.state_dict()}
+        tensors = {name: file.read(key, self._device, self._dtype) for name, (file, key) in places.items()}
+        module.load_state_dict(tensors, assign=True)
+
+    def towers(self) -> Towers:
+        """Reads all but the adapters, by transformers' own loader, for its own towers to run."""
+        from transformers import Qwen2_5_VLModel
+
+        with _no_progress_bar():
+            loaded: Any = Qwen2_5_VLModel.from_pretrained(
+                None,
+                config=self._empty.model.config,
+                # Slices, which are read one at a time. transformers does not get the directory: there it would prefer
+                # a ``model.safetensors`` to the indexed shards, and follow an ``adapter_config.json``.
+                state_dict={
+                    name: file.slice(key)
+                    for name, (file, key) in self._places.items()
+                    if not name.startswith(_PROJECTOR)
+                },
+                dtype=self._dtype,
+                device_map={"": self._device},
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+        model, report = loaded
+        unloaded = [str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(report[name])]
+        if unloaded:
+            raise CheckpointError(f"transformers left {len(unloaded)} tensors unloaded, {unloaded[0]!r} first")
+
+        projector = copy.deepcopy(self._empty.multi_vector_projector)
+        self._fill(projector, _PROJECTOR)
+        return Towers(model, projector)
+
+
+def _empty_towers(raw):
+    """Makes the network of a ``config.json`` on torch's current device."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
+
     # Only checked settings are passed on. Texts have no begin or end token.
     text, vision = (
         {key: raw[part][key] for key in CONFIG[part] if raw[part].get(key) is not None}
@@ -99,12 +202,8 @@ def load_network(directory: str | os.PathLike, device: torch.device, dtype: torc
         "video_token_id": raw["video_token_id"],
         "attn_implementation": "sdpa",
     }
-    config = Qwen2_5_VLConfig(**settings)
-
-    _check_base_shapes(config, raw["multi_vector_projector_dim"], shards, directory)
-
-    towers = Towers(_load_qwen(shards, config, device, dtype), _load_projector(shards, device, dtype))
-    return add_adapters(towers, Path(directory) / ADAPTERS, raw["task_names"]).requires_grad_(False).eval()
+    model = Qwen2_5_VLModel(Qwen2_5_VLConfig(**settings))
+    return Towers(model, nn.Linear(raw["text_config"]["hidden_size"], raw["multi_vector_projector_dim"]))
 
 
 def _check_layers(raw, shards, directory):
@@ -119,14 +218,8 @@ def _check_layers(raw, shards, directory):
             )
 
 
-def _check_base_shapes(config, projector_dim, shards, directory):
-    from transformers import Qwen2_5_VLModel
-
-    hidden_size = config.text_config.hidden_size
-    with torch.device("meta"):
-        expected = {key: tuple(tensor.shape) for key, tensor in Qwen2_5_VLModel(config).state_dict().items()}
-    expected |= {f"{_PROJECTOR}weight": (projector_dim, hidden_size), f"{_PROJECTOR}bias": (projector_dim,)}
-
+def _check_base_shapes(towers, shards, directory):
+    expected = {key.removeprefix("model."): tuple(tensor.shape) for key, tensor in towers.state_dict().items()}
     in_files = {shard: read_shapes(shard) for shard in sorted(set(shards.values()))}
     found, stored_in = {}, {}
     for key, shard in shards.items():
@@ -145,145 +238,15 @@ def _module_name(key):
     return re.sub(r"^model\.", "language_model.", key)
 
 
-def _load_qwen(shards, config, device, dtype):
-    from transformers import Qwen2_5_VLModel
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps transformers from showing a progress bar of its own beside FiftyOne's."""
+    from transformers.utils import logging
 
-    # transformers gets the tensors, not the directory: there it would prefer a ``model.safetensors`` to the indexed
-    # shards, and follow an ``adapter_config.json``.
-    with contextlib.ExitStack() as stack:
-        files = {shard: stack.enter_context(open_safetensors(shard)) for shard in set(shards.values())}
-        model, report = Qwen2_5_VLModel.from_pretrained(
-            None,
-            config=config,
-            # Slices, which are read one at a time, when they are needed.
-            state_dict={
-                _module_name(key): files[shard].get_slice(key)
-                for key, shard in shards.items()
-                if not key.startswith(_PROJECTOR)
-            },
-            dtype=dtype,
-            device_map={"": device},
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-
-    unloaded = [str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(report[name])]
-    if unloaded:
-        raise CheckpointError(f"transformers left {len(unloaded)} tensors unloaded, {unloaded[0]!r} first")
-
-    return model
-
-
-def _load_projector(shards, device, dtype):
-    tensors = {}
-    for name in ("weight", "bias"):
-        with open_safetensors(shards[_PROJECTOR + name], str(device)) as file:
-            tensors[name] = file.get_tensor(_PROJECTOR + name).to(dtype)
-
-    projector = nn.Linear(*reversed(tensors["weight"].shape), device="meta")
-    projector.load_state_dict(tensors, assign=True)
-    return projector
-
-
-def add_adapters(
-    network: "PeftModel | Towers", directory: str | os.PathLike, tasks: Iterable[str], prefix: str = ""
-) -> "PeftModel":
-    """Adds LoRA adapters to a network.
-
-    One file holds all adapters, in tensors named ``<module>.lora_A.<task>.weight``.
-
-    Args:
-        network: a :class:`peft.PeftModel`, or :class:`Towers` to wrap in one
-        directory: the directory of ``adapter_config.json`` and ``adapter_model.safetensors``
-        tasks: the tasks whose adapters the file must hold, and no others
-        prefix (""): the prefix of the adapters' names in the network, before the task
-
-    Returns:
-        the :class:`peft.PeftModel`
-
-    Raises:
-        CheckpointError: naming the file and the tensor that is missing, damaged or of the wrong shape
-    """
-    from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-
-    settings = read_settings(Path(directory) / ADAPTER_CONFIG, ADAPTER)
-    path = Path(directory) / ADAPTER_WEIGHTS
-    found = read_shapes(path)
-    for key, shape in found.items():
-        # Checked before PEFT allocates adapters of that rank.
-        if ".lora_A." in key and shape[:1] != (settings["r"],):
-            raise CheckpointError(
-                f"{path} holds {key!r} in shape {shape}, but {ADAPTER_CONFIG} has 'r' {settings['r']}: the files do "
-                "not belong together"
-            )
-
-    expected_in_file: dict[str, Shape] = {}
-    towers = cast(Towers, network.base_model.model) if isinstance(network, PeftModel) else network
-    modules = _adapted_modules(towers, settings["target_modules"], Path(directory) / ADAPTER_CONFIG)
-    device, dtype = towers.model.device, towers.model.dtype
-    with open_safetensors(path, str(device)) as file:
-        for task in tasks:
-            name = prefix + task
-            config = LoraConfig(
-                r=settings["r"],
-                lora_alpha=settings["lora_alpha"],
-                target_modules=modules,
-                use_rslora=settings.get("use_rslora", False),
-                inference_mode=True,
-            )
-            if isinstance(network, PeftModel):
-                network.add_adapter(name, config, autocast_adapter_dtype=False)
-            else:
-                network = PeftModel(network, config, adapter_name=name, autocast_adapter_dtype=False)
-
-            adapter = get_peft_model_state_dict(network, adapter_name=name)
-            stored = {key: re.sub(r"(lora_[AB])\.", rf"\1.{task}.", key) for key in adapter}
-            expected = {stored[key]: tuple(tensor.shape) for key, tensor in adapter.items()}
-            check_shapes({key: found[key] for key in expected if key in found}, expected, source=path)
-            expected_in_file |= expected
-
-            tensors = {key: file.get_tensor(stored[key]).to(dtype) for key in adapter}
-            set_peft_model_state_dict(network, tensors, adapter_name=name)
-
-    check_shapes(found, expected_in_file, source=path)
-
-    # Not the whole network: rotary frequencies must stay in float32.
-    for name, parameter in network.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(device, dtype)
-    return cast(PeftModel, network)
-
-
-def _adapted_modules(towers, targets, path):
-    """Returns the names of the modules with adapters.
-
-    They are the language model's projections and the projector, or those of them that ``target_modules`` lists. A
-    pattern in ``target_modules`` is ignored, since it could match anything, and take forever.
-    """
-    names = [name for name, _ in towers.named_modules() if _ADAPTED.fullmatch(name)]
-    if isinstance(targets, str):
-        return names
-
-    kinds = {name.rpartition(".")[2] for name in names}
-    if not isinstance(targets, list) or not targets or not all(target in kinds for target in targets):
-        raise CheckpointError(
-            f"{path} has 'target_modules' {targets!r:.80}, expected a list of some of {', '.join(sorted(kinds))}, or a "
-            "pattern for all of them"
-        )
-
-    return [name for name in names if name.rpartition(".")[2] in targets]
-
-
-def adapter_tasks(directory: str | os.PathLike) -> list[str]:
-    """Returns the tasks of the adapters in a directory.
-
-    Raises:
-        CheckpointError: if there are none
-    """
-    path = Path(directory) / ADAPTER_WEIGHTS
-    matches = [re.search(r"\.lora_[AB]\.(?P<task>[^.]+)\.weight$", key) for key in read_shapes(path)]
-    tasks = sorted({match["task"] for match in matches if match})
-    if not tasks:
-        raise CheckpointError(f"{path} holds no LoRA adapter")
-
-    return tasks
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -23,6 +23,11 @@ Input = TypeVar("Input", bound=Sized)
 Result = TypeVar("Result")
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that memory did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error).lower() for message in _MESSAGES)
+
+
 def in_halves(
     function: Callable[[Sequence[Input]], list[Result]],
     inputs: Sequence[Input],
@@ -44,9 +49,7 @@ def in_halves(
     try:
         return function(inputs)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            message in str(error).lower() for message in _MESSAGES
-        ):
+        if not is_out_of_memory(error):
             raise
         reason = str(error)
 

@@ -1,12 +1,14 @@
 """Opens safetensors files, and checks the shapes of their tensors before the tensors are read."""
 
 import os
+import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     from safetensors import safe_open
 
 Shape = tuple[int, ...]
@@ -36,6 +38,73 @@ def open_safetensors(path: str | os.PathLike, device: str = "cpu") -> "safe_open
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}). Delete it and download it again"
         ) from error
+
+
+class OpenFile:
+    """A safetensors file that stays open, so that its tensors can be read later.
+
+    A file that was deleted, or replaced by another of its name, is still readable. One that was written to is not
+    what was checked: :meth:`check` finds that by its size and time.
+
+    Args:
+        path: the file
+
+    Raises:
+        CheckpointError: if the file is truncated or not a safetensors file
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = path
+        # Whether a tensor that was read is a view of the file, and so changes with it.
+        self.is_mapped = False
+        self._tensors = open_safetensors(path)
+        # The mapping of the file does not tell its size and time, which its descriptor does.
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._version = self._read_version()
+
+    def _read_version(self):
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+        return self._read_version() != self._version
+
+    def check(self) -> None:
+        """Raises a :class:`CheckpointError` if the file was written to since it was opened."""
+        if self.changed:
+            raise CheckpointError(
+                f"{self.path} was written to after the model was loaded from it: load the model again. To change a "
+                "checkpoint that is in use, write a new file and rename it to the old one's name"
+            )
+
+    def slice(self, name: str) -> Any:
+        """Returns a tensor that is read where it is indexed."""
+        return self._tensors.get_slice(name)
+
+    def read(self, name: str, device: "torch.device", dtype: "torch.dtype", copy: bool = False) -> "torch.Tensor":
+        """Reads a tensor.
+
+        Args:
+            name: its name
+            device: the :class:`torch.device` to read it to
+            dtype: the :class:`torch.dtype` to convert it to
+            copy (False): whether to copy it in any case
+
+        Returns:
+            the tensor. On the CPU, without ``copy``, one that needs no conversion is a view of the file, which is
+            mapped into memory
+
+        Raises:
+            CheckpointError: if the file was written to since it was opened
+        """
+        self.check()
+        stored = self._tensors.get_tensor(name)
+        tensor = stored.to(device, dtype, copy=copy)
+        self.is_mapped = self.is_mapped or tensor is stored
+        return tensor
 
 
 def read_shapes(path: str | os.PathLike) -> dict[str, Shape]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from .adapter_files import AdapterFile, adapter_tasks, delete_adapters
 from .backbone import Backbone
 from .checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .loading import adapter_tasks, add_adapters, load_backbone
+from .loading import load_backbone
 
 _SHARED: weakref.WeakValueDictionary[tuple[str, str, torch.dtype], Backbone] = weakref.WeakValueDictionary()
 _SHARED_LOCK = threading.Lock()
@@ -18,7 +19,7 @@ _SHARED_LOCK = threading.Lock()
 def shared_backbone(directory: str | os.PathLike, device: torch.device, dtype: torch.dtype) -> Backbone:
     """Returns the process's shared copy of a checkpoint on a device. Loads it if there is none.
 
-    The copy is freed when its last user is.
+    The copy is freed when its last user is. One whose files were written to is of no use, and replaced.
 
     Args:
         directory: the checkpoint's directory
@@ -31,7 +32,7 @@ def shared_backbone(directory: str | os.PathLike, device: torch.device, dtype: t
     key = (str(Path(directory).resolve()), str(device), dtype)
     with _SHARED_LOCK:
         backbone = _SHARED.get(key)
-        if backbone is None:
+        if backbone is None or backbone.weights.changed:
             backbone = _SHARED[key] = load_backbone(directory, device, dtype)
 
         return backbone
@@ -57,7 +58,7 @@ def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "Adapte
     key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     with backbone.lock:
         for unused in [added for added, (holder, _) in backbone.added_adapters.items() if holder() is None]:
-            _delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
+            delete_adapters(backbone.network, backbone.added_adapters.pop(unused)[1])
 
         if key in backbone.added_adapters:
             names = backbone.added_adapters[key][0]()
@@ -66,10 +67,13 @@ def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "Adapte
 
         prefix = f"added{next(backbone.adapter_numbers)}-"
         names = AdapterNames({task: prefix + task for task in adapter_tasks(directory)})
+        file = AdapterFile(directory, backbone.towers, names)
         try:
-            add_adapters(backbone.network, directory, names, prefix).requires_grad_(False).eval()
-        except Exception:
-            _delete_adapters(backbone.network, names.values())
+            # At once: while the model is in use, a person may train them further, into the same files.
+            for task, name in names.items():
+                backbone.network = file.add(backbone.network, task, name)
+        except BaseException:
+            delete_adapters(backbone.network, names.values())
             raise
 
         backbone.added_adapters[key] = weakref.ref(names), tuple(names.values())
@@ -78,9 +82,3 @@ def shared_adapters(backbone: Backbone, directory: str | os.PathLike) -> "Adapte
 
 class AdapterNames(dict[str, str]):
     """The names of adapters in a backbone, by task. Unlike a dict, it can be weakly referenced."""
-
-
-def _delete_adapters(network, names):
-    for name in names:
-        if name in network.peft_config:
-            network.delete_adapter(name)

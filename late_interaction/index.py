@@ -1,6 +1,7 @@
 """The late-interaction index, which implements FiftyOne's interface of similarity indexes on a store."""
 
 import copy
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..engine.embeddings import Embeddings
 from .indexing import embed_missing
 from .query import Query
 from .stores.base import ID_DTYPE
+from .transfer import export_index
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4
@@ -93,6 +95,21 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         self._store.check()
         return self._store.damaged()
+
+    def export(
+        self, folder: str | os.PathLike, rel_dir: str | os.PathLike | None = None, progress: bool | None = None
+    ) -> None:
+        """Copies this index to a folder, from which :func:`late_interaction.transfer.import_index` makes it anew.
+
+        Args:
+            folder: the folder, which must not exist, or be empty
+            rel_dir (None): a folder to remove from the start of the samples' file paths
+            progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
+
+        Raises:
+            ValueError: if the folder is not empty, or the index is in Qdrant
+        """
+        export_index(self, folder, rel_dir, progress)
 
     def add_samples(self, samples: SampleCollection, **kwargs: Any) -> int:
         """Embeds and adds the images, or patches, that the index lacks.

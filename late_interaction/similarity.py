@@ -25,7 +25,7 @@ from ..integration.seams import fiftyone_argument
 from .index import LateInteractionSimilarityIndex, check_owner, dataset_id
 from .stores.base import VectorStore
 from .stores.local import LocalStore
-from .stores.qdrant import QdrantStore
+from .stores.qdrant import QUANTIZATIONS, QdrantStore
 from .stores.row_formats import DTYPES
 
 BACKEND = "late-interaction"
@@ -54,6 +54,8 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
             ``None``: late interaction ranks all
         gate (None): what chooses them: ``"single"`` vectors, or in the local store ``"binary"``, the signs of the
             multi-vectors. By default ``"binary"`` for ``dtype="binary"``, and ``"single"`` otherwise
+        quantization (None): how Qdrant rounds the vectors that it compares first, ``"scalar"`` or ``"binary"``. The
+            best by these are ranked by the stored vectors
         api_key (None): the Qdrant server's key. It is not stored with the run: set it in FiftyOne's brain config
         owner (None): the id of the dataset that the index is made for, which is set automatically
         **kwargs: arguments of :class:`fiftyone.brain.similarity.SimilarityConfig`
@@ -68,6 +70,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         pool_factor: int = 1,
         candidates: int | None = 1000,
         gate: str | None = None,
+        quantization: str | None = None,
         api_key: str | None = None,
         owner: str | None = None,
         embeddings_field: str | None = None,
@@ -90,6 +93,9 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
             raise ValueError(f"dtype={dtype!r} is for the local store: Qdrant stores float16")
         if store == "qdrant" and gate != "single":
             raise ValueError(f"gate={gate!r} is for the local store: in Qdrant, single vectors choose candidates")
+        check_choice("quantization", quantization, (*QUANTIZATIONS, None))
+        if store == "local" and quantization is not None:
+            raise ValueError(f"quantization={quantization!r} is for Qdrant: pass dtype='int8' to the local store")
         if embeddings_field is not None:
             raise ValueError(f"Multi-vectors do not fit into a field: leave out embeddings_field={embeddings_field!r}")
         if roi_field is not None:
@@ -105,6 +111,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self.pool_factor = pool_factor
         self.candidates = candidates
         self.gate = gate
+        self.quantization = quantization
         # FiftyOne does not store private attributes with the run.
         self._api_key = api_key
 
@@ -145,7 +152,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         if self.store == "local":
             return LocalStore(os.path.join(self.uri, self.index_name), self.dtype, self.gate)
 
-        return QdrantStore(self.uri, self.index_name, self.api_key)
+        return QdrantStore(self.uri, self.index_name, self.api_key, self.quantization)
 
 
 # All arguments, including those of FiftyOne's configuration.

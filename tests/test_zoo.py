@@ -15,6 +15,7 @@ import pytest
 import torch
 from jina_embeddings_v4 import DEMO_CHECKPOINT
 from jina_embeddings_v4.engine import scoring
+from jina_embeddings_v4.engine.checkpoint import CheckpointError
 from PIL import Image
 
 from .conftest import DEMO_MODEL
@@ -374,3 +375,23 @@ def test_classes_that_change_meanwhile_are_never_half_of_each(load_demo, images)
     finally:
         stop.set()
         changing.join()
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_a_vision_tower_that_cannot_be_loaded_is_one_error_and_no_skipped_images(
+    load_demo, dataset, tmp_path, caplog, patches
+):
+    checkpoint = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    model = load_demo(checkpoint=str(checkpoint))
+    assert model.embed_prompt("a chart").shape == (256,)
+    shard = checkpoint / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    arguments = {"embeddings_field": "embedding", "num_workers": 0, "skip_failures": True}
+    with pytest.raises(CheckpointError, match="was written to after the model was loaded"):
+        if patches:
+            for sample in dataset.iter_samples(autosave=True):
+                sample["boxes"] = fo.Detections(detections=[fo.Detection(bounding_box=[0.1, 0.1, 0.5, 0.5])])
+            dataset.compute_patch_embeddings(model, "boxes", **arguments)
+        else:
+            dataset.compute_embeddings(model, **arguments)
+    assert caplog.text == ""

@@ -41,14 +41,12 @@ from .page_table import (
     writing,
 )
 from .ranking import hamming_scores, maxsim_scores, single_scores
+from .stored_pages import StoredPages, next_rows, read_pages
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
     from ...engine.embeddings import Embeddings
     from ..query import Query
-
-# Bytes of multi-vectors that are moved at a time, by compaction.
-_MOVED_AT_ONCE = 2**25
 
 # The pages in one pair of files. With full pages, the file of multi-vectors has 800 MB.
 _PAGES_PER_SEGMENT = 4096
@@ -129,11 +127,28 @@ class LocalStore(VectorStore):
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
         for start in range(0, len(ids), _PAGES_PER_SEGMENT):
             part = slice(start, start + _PAGES_PER_SEGMENT)
-            pages = ids[part], sample_ids[part], embeddings.single[part], embeddings.multi[part]
-            while not self._add(*pages):
-                logger.warning("Writing %d pages once more: another process took this one for dead", len(pages[0]))
+            vectors = embeddings.single[part], embeddings.multi[part]
+            self._add(ids[part], sample_ids[part], dims, functools.partial(self._append, *vectors))
+
+    def add_stored(self, pages: StoredPages, dims: dict[str, int]) -> None:
+        """Adds pages in their stored form, without those that are there.
+
+        Args:
+            pages: the pages, of another store of the same dtype
+            dims: the other store's ``single_dim`` and ``multi_dim``
+
+        Raises:
+            ValueError: if this store has other dimensions
+        """
+
+        def append(segment, with_bits):
+            vectors = pages.singles, pages.tokens, pages.lengths
+            return self._files.append_stored(segment, *vectors, with_bits), pages.checksums
+
+        self._add(pages.ids, pages.sample_ids, dims, append, replaces=False)
 
     def remove(self, ids: Sequence[str]) -> None:
         if not self._database.exists():
@@ -146,14 +161,11 @@ class LocalStore(VectorStore):
 
             database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in ids])
             state["rewritten"] = state.get("rewritten", 0) + 1
-            # The vectors of damaged files cannot be moved.
-            damaged = self._damage(database, state) or self._segments_without_bits(database, state)
-            emptied = [] if damaged else self._compact(database, state)
             write_state(database, state)
 
-        # After the commit, so that no row refers to them.
-        for segment in emptied:
-            self._files.delete(segment)
+        # Each in a transaction of its own, so that other writers wait for one segment at most.
+        for segment in self._sparse_segments():
+            self._compact(segment)
 
     def repair(self) -> None:
         with self._reading() as database:
@@ -245,13 +257,20 @@ class LocalStore(VectorStore):
         # Sorted, so that the files are read sequentially.
         return rows[np.sort(np.argpartition(-scores, count - 1)[:count])]
 
-    def _add(self, ids, sample_ids, singles, multi):
-        """Appends pages to a segment that it claims, and inserts their rows.
+    def _append(self, singles, multi, segment, with_bits):
+        return self._files.append(segment, singles, multi, with_bits)
+
+    def _add(self, ids, sample_ids, dims, append, replaces=True):
+        """Appends pages to a segment that it claims, and inserts their rows."""
+        while not self._add_once(ids, sample_ids, dims, append, replaces):
+            logger.warning("Writing %d pages once more: another process took this one for dead", len(ids))
+
+    def _add_once(self, ids, sample_ids, dims, append, replaces):
+        """Does what :meth:`_add` does.
 
         Returns:
-            whether they are in the index. If not, the claim was gone, and they have to be written once more
+            whether the pages are in the index. If not, the claim was gone, and they have to be written once more
         """
-        dims = {"single_dim": singles.shape[1], "multi_dim": multi[0].shape[1]}
         with self._writing() as database:
             state = {"bits": int(self._needs_bits)} | dims | read_state(database)
             check_dims({name: state[name] for name in dims}, dims)
@@ -261,7 +280,7 @@ class LocalStore(VectorStore):
 
         try:
             # Without the lock, since this takes longest.
-            places, checksums = self._files.append(segment, singles, multi, with_bits)
+            places, checksums = append(segment, with_bits)
             with self._writing() as database:
                 if not is_claimed(database, segment, token):
                     if not segment_end(database, segment):
@@ -272,9 +291,12 @@ class LocalStore(VectorStore):
                 state = {"revision": 0, "bits": int(with_bits)} | dims | read_state(database)
                 # The first pages of an index may have been another process's.
                 check_dims({name: state[name] for name in dims}, dims)
-                if find_ids(database, ids):
+                rows, there = list(zip(ids, sample_ids, places, checksums, strict=True)), find_ids(database, ids)
+                if there and replaces:
                     state["rewritten"] = state.get("rewritten", 0) + 1
-                insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+                elif there:
+                    rows = [row for row in rows if row[0] not in there]
+                insert_rows(database, rows)
                 if state["bits"] and self._segments_without_bits(database, state, segment_end(database, segment)):
                     # Another process has needed them since the claim.
                     self._files.make_bits(segment, state["multi_dim"])
@@ -290,44 +312,50 @@ class LocalStore(VectorStore):
     def _is_full(self, segment, state):
         return self._files.pages_in(segment, state["single_dim"]) >= _PAGES_PER_SEGMENT
 
-    def _compact(self, database, state):
-        """Moves the pages out of segments that are more than half unused, and returns the emptied segments."""
-        used = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
-        kept = claimed_segments(database) | {next_segment(database)}
-        emptied = []
-        self._files.refresh()
-        for segment in self._files.segments():
-            pages = self._files.pages_in(segment, state["single_dim"])
-            if used.get(segment, 0) >= pages / 2 or segment in kept:
-                continue
+    def _sparse_segments(self):
+        """Returns a list of the segments that are more than half unused, and that no process writes to."""
+        with self._writing() as database:
+            used = dict(database.execute("SELECT segment, COUNT(*) FROM pages GROUP BY segment"))
+            single_dim = read_state(database)["single_dim"]
+            kept = claimed_segments(database) | {next_segment(database)}
+        return [
+            segment
+            for segment in self._files.segments()
+            if segment not in kept and used.get(segment, 0) < self._files.pages_in(segment, single_dim) / 2
+        ]
+
+    def _compact(self, segment):
+        """Moves the pages out of a segment, and deletes its files.
+
+        Killed, it leaves unused space, which the next removal of pages finds.
+        """
+        with self._writing() as database:
+            state, ends = read_state(database), segment_end(database, segment)
+            # Another process may write to it by now. The vectors of damaged files cannot be moved.
+            if (
+                segment in claimed_segments(database)
+                or self._damage(database, state, ends)
+                or self._segments_without_bits(database, state, ends)
+            ):
+                return
 
             close_segment(database, segment)
             self._move(database, state, segment)
-            emptied.append(segment)
-        return emptied
+            state["rewritten"] = state.get("rewritten", 0) + 1
+            write_state(database, state)
+        # After the commit, so that no row refers to them.
+        self._files.delete(segment)
 
     def _move(self, database, state, segment):
         """Copies a segment's pages, in their stored form, to segments that may grow, some MB at a time."""
-        singles = self._files.singles(segment, state["single_dim"])
-        tokens = self._files.tokens(segment, state["multi_dim"])
-        rows = database.execute(
-            "SELECT id, sample_id, checksum, page, start, tokens FROM pages WHERE segment = ? ORDER BY page", (segment,)
-        ).fetchall()
-        at_once = max(1, _MOVED_AT_ONCE // (tokens.itemsize * tokens.shape[1]))
-        first = 0
-        while first < len(rows):
-            stop, count = first, 0
-            while stop < len(rows) and (stop == first or count + rows[stop][5] <= at_once):
-                count += rows[stop][5]
-                stop += 1
-            ids, sample_ids, checksums, pages, starts, lengths = zip(*rows[first:stop], strict=True)
+        self._files.refresh()
+        while rows := next_rows(database, self._files, state, segment):
+            pages = read_pages(self._files, state, segment, rows)
             target, token = claim_segment(database, state)
-            moved = np.concatenate([tokens[start : start + n] for start, n in zip(starts, lengths, strict=True)])
-            vectors = singles[list(pages)], moved, lengths
+            vectors = pages.singles, pages.tokens, pages.lengths
             places = self._files.append_stored(target, *vectors, with_bits=bool(state.get("bits")))
-            insert_rows(database, zip(ids, sample_ids, places, checksums, strict=True))
+            insert_rows(database, zip(pages.ids, pages.sample_ids, places, pages.checksums, strict=True))
             release_segment(database, target, token, self._is_full(target, state))
-            first = stop
 
     def _damage(self, database, state, ends=None):
         """Compares the files' lengths with the table, of all segments or of those whose ends are given.

@@ -12,10 +12,16 @@ import numpy as np
 
 from ...integration.optional import import_optional
 from .base import ID_DTYPE, VectorStore
+from .page_table import check_dims
 
 if TYPE_CHECKING:
     from ...engine.embeddings import Embeddings
     from ..query import Query
+
+QUANTIZATIONS = ("scalar", "binary")
+
+# By how many times more of the quantised vectors are compared than are wanted. The stored ones then rank those.
+_OVERSAMPLING = {"scalar": 2.0, "binary": 4.0}
 
 # Pages in one request. Full pages have 200 KB each.
 _PAGES_AT_ONCE = 32
@@ -29,12 +35,15 @@ class QdrantStore(VectorStore):
         uri: the server's URL, or a folder for qdrant-client's local mode, which needs no server
         name: the name of the collection, which is created when the first page is added
         api_key (None): the server's key
+        quantization (None): how Qdrant rounds the vectors that it compares first: ``"scalar"``, to 8 bits, or
+            ``"binary"``, to 1. The best by these are ranked by the stored vectors
     """
 
-    def __init__(self, uri: str, name: str, api_key: str | None = None) -> None:
+    def __init__(self, uri: str, name: str, api_key: str | None = None, quantization: str | None = None) -> None:
         qdrant_client = import_optional("qdrant_client", "qdrant", "store='qdrant'")
         self._models = qdrant_client.models
         self.name = name
+        self._quantization = quantization
         if "://" in uri:
             self._client = qdrant_client.QdrantClient(url=uri, api_key=api_key)
         else:
@@ -88,13 +97,16 @@ class QdrantStore(VectorStore):
         return [page_id for page_id in ids if _point(page_id) not in found]
 
     def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
+        given = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
         if not self._exists():
             try:
-                self._create(embeddings.single.shape[1], embeddings.multi[0].shape[1])
+                self._create(*given.values())
             except Exception:  # of many types, by the way in which it is reached
                 # Another process that adds its first pages may have been faster.
                 if not self._exists():
                     raise
+        vectors = self._client.get_collection(self.name).config.params.vectors
+        check_dims({"single_dim": vectors["single"].size, "multi_dim": vectors["multi"].size}, given)
 
         for part in _parts(range(len(ids)), _PAGES_AT_ONCE):
             points = [
@@ -151,9 +163,15 @@ class QdrantStore(VectorStore):
             search = {"query": query.multi.tolist(), "using": "multi"}
             if candidates is not None and query.single is not None and max(candidates, k) < size:
                 search["prefetch"] = models.Prefetch(
-                    query=query.single.tolist(), using="single", limit=max(candidates, k), filter=id_filter
+                    query=query.single.tolist(),
+                    using="single",
+                    limit=max(candidates, k),
+                    filter=id_filter,
+                    params=self._search_params(),
                 )
-        found = self._client.query_points(self.name, limit=k, query_filter=id_filter, **search).points
+        found = self._client.query_points(
+            self.name, limit=k, query_filter=id_filter, search_params=self._search_params(), **search
+        ).points
         return (
             np.array([point.payload["id"] for point in found]),
             np.array([point.payload["sample_id"] for point in found]),
@@ -167,6 +185,26 @@ class QdrantStore(VectorStore):
     def _exists(self):
         return self._client.collection_exists(self.name)
 
+    def _search_params(self):
+        if self._quantization is None:
+            return None
+
+        models = self._models
+        oversampling = _OVERSAMPLING[self._quantization]
+        return models.SearchParams(
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=oversampling)
+        )
+
+    def _quantization_config(self, always_ram):
+        models = self._models
+        if self._quantization == "binary":
+            return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=always_ram))
+        if self._quantization == "scalar":
+            return models.ScalarQuantization(
+                scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=always_ram)
+            )
+        return None
+
     def _create(self, single_dim, multi_dim):
         models = self._models
         self._client.create_collection(
@@ -177,6 +215,8 @@ class QdrantStore(VectorStore):
                     distance=models.Distance.DOT,
                     datatype=models.Datatype.FLOAT16,
                     on_disk=True,
+                    # In memory, since each search compares them.
+                    quantization_config=self._quantization_config(always_ram=True),
                 ),
                 "multi": models.VectorParams(
                     size=multi_dim,
@@ -186,6 +226,7 @@ class QdrantStore(VectorStore):
                     # No HNSW graph of multi-vectors, which would be large: candidates are compared one by one.
                     hnsw_config=models.HnswConfigDiff(m=0),
                     multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+                    quantization_config=self._quantization_config(always_ram=False),
                 ),
             },
         )

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fiftyone as fo
+import fiftyone.brain as fob
 import pytest
 from jina_embeddings_v4.documents import PIXELS, load_documents
 from jina_embeddings_v4.documents.pdf_renderer import PdfRenderer
+from jina_embeddings_v4.documents.pruning import remove_gone
 from PIL import Image
 
 A4 = (595, 842)
@@ -422,6 +424,76 @@ def test_a_changed_document_gets_new_pages_in_place_of_its_old_ones(load, folder
     (folder / "a.pdf").write_bytes((folder / "a.pdf").read_bytes()[:40])
     (folder / "c.pdf").unlink()
     assert load().values("id") == dataset.values("id")
+
+
+def test_pages_of_documents_that_are_gone_stay_unless_they_are_pruned(load, folder, tmp_path, caplog):
+    write_pdf(folder / "sub" / "old.pdf", [Page("one"), Page("two")])
+    write_pdf(folder / "kept.pdf", [Page("three")])
+    write_image(folder / "old.png")
+    write_image(folder / "kept.png")
+    dataset = load()
+    rendered = {sample.document: Path(sample.filepath) for sample in dataset}
+    index = fob.compute_similarity(
+        dataset, backend="late-interaction", model="jina-embeddings-v4-demo", brain_key="late", batch_size=8
+    )
+    (folder / "sub" / "old.pdf").unlink()
+    (folder / "old.png").unlink()
+    assert len(load()) == 5 and index.total_index_size == 5
+
+    caplog.clear()
+    dataset = load(prune=True)
+    assert sorted(dataset.values("document")) == ["kept.pdf", "kept.png"]
+    assert "Removed sub/old.pdf and its 2 pages" in caplog.text and "Removed old.png and its 1 pages" in caplog.text
+    assert "Removed 3 pages from the index 'late'" in caplog.text
+    dataset.clear_cache()
+    assert set(dataset.load_brain_results("late").sample_ids) == set(dataset.values("id"))
+    # Their rendered images, too, but no image that was used in place.
+    assert not rendered["sub/old.pdf"].parent.parent.exists() and rendered["kept.pdf"].exists()
+    assert (folder / "kept.png").exists()
+
+    caplog.clear()
+    load(prune=True)
+    assert "Removed" not in caplog.text
+    dataset.delete_brain_run("late")
+
+
+def test_nothing_is_pruned_where_it_cannot_be_told_what_is_gone(load, folder, monkeypatch):
+    write_image(folder / "a" / "1.png")
+    write_image(folder / "2.png")
+    load()
+    # A folder that cannot be listed, as by its permissions.
+    os.rename(folder / "a", folder / ".hidden")
+    with monkeypatch.context() as patch:
+
+        def refuse(path):
+            raise PermissionError(path)
+
+        patch.setattr(Path, "lstat", refuse)
+        assert len(load(prune=True)) == 2
+
+    # A drive that is not mounted.
+    os.rename(folder / "2.png", folder / ".2.png")
+    with pytest.raises(ValueError, match="There is no document in .* has 2. Nothing was removed"):
+        load(prune=True)
+    os.rename(folder / ".2.png", folder / "2.png")
+    assert load(prune=True).values("document") == ["2.png"]
+
+
+def test_an_index_that_cannot_be_changed_is_told(load, folder, caplog):
+    write_image(folder / "1.png")
+    write_image(folder / "2.png")
+    dataset = load()
+    fob.compute_similarity(
+        dataset, backend="late-interaction", model="jina-embeddings-v4-demo", brain_key="late", embeddings=False
+    )
+    # A clone shares its original's index, and must not change it.
+    clone = dataset.clone()
+    (folder / "1.png").unlink()
+    remove_gone(clone, folder, {"2.png"}, folder / "pages")
+    assert clone.values("document") == ["2.png"] and len(dataset) == 2
+    assert "The index 'late' still has pages" in caplog.text and "cloned from" in caplog.text
+    clone.delete()
+    dataset.delete_brain_run("late")
 
 
 def test_a_killed_run_goes_on_where_it_was(load, folder, renderings, monkeypatch):

@@ -154,26 +154,40 @@ def test_a_switch_of_adapters_copies_the_other_one_on_the_gpu(gpu, checkpoint):
 def real_widths(gpu, tmp_path, monkeypatch):
     """The directory of a checkpoint of the real model's settings, whose weights have shapes alone."""
     configs = []
-    monkeypatch.setattr(full_width, "new_towers", lambda config, seed: configs.append(config))
+    monkeypatch.setattr(full_width, "draw_weights", lambda config, device: configs.append(config))
     for written in ("write_base", "write_new_adapters"):
         monkeypatch.setattr(full_width, written, lambda *_: None)
     full_width.write_checkpoint(tmp_path, BLOCKS, LAYERS, "cpu")
 
-    def load_network(directory, device, dtype):
-        from peft import LoraConfig, PeftModel
+    class Weights:
+        """As of files, which are not there."""
 
-        with torch.device(device):
-            towers = new_towers(configs[0], 0)
-        adapters = read_adapter_config(PATTERN / ADAPTERS)
-        settings = {name: adapters[name] for name in ("target_modules", "exclude_modules")}
-        config = LoraConfig(r=full_width.LORA_RANK, lora_alpha=full_width.LORA_RANK, **settings)
-        network = PeftModel(towers, config, adapter_name="retrieval", autocast_adapter_dtype=False)
-        # Not the rotary frequencies, which are no parameters.
-        for parameter in network.parameters():
-            parameter.data = parameter.data.to(dtype)
-        return network.requires_grad_(False).eval()
+        rank, tasks, changed = full_width.LORA_RANK, ("retrieval",), False
 
-    monkeypatch.setattr(loading, "load_network", load_network)
+        def __init__(self, directory, device, dtype):
+            from peft import LoraConfig, PeftModel
+
+            with torch.device(device):
+                towers = new_towers(configs[0], 0)
+            adapters = read_adapter_config(PATTERN / ADAPTERS)
+            settings = {name: adapters[name] for name in ("target_modules", "exclude_modules")}
+            config = LoraConfig(r=self.rank, lora_alpha=self.rank, **settings)
+            network = PeftModel(towers, config, adapter_name="retrieval", autocast_adapter_dtype=False)
+            # Not the rotary frequencies, which are no parameters.
+            for parameter in network.parameters():
+                parameter.data = parameter.data.to(dtype)
+            self._network = network.requires_grad_(False).eval()
+
+        def text_towers(self):
+            return self._network
+
+        def vision_tower(self):
+            return self._network.base_model.model.model.visual
+
+        def check(self):
+            pass
+
+    monkeypatch.setattr(loading, "Weights", Weights)
     return tmp_path
 
 

@@ -12,7 +12,8 @@ from ..support.traps import set_traps
 from .checkpoint_copies import assert_same_embeddings, edit_json, edit_tensors, load
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
-SHARD = "model-00002-of-00002.safetensors"
+VISION_SHARD, SHARD = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+VISION_KEY = "visual.blocks.1.mlp.up_proj.weight"
 BASE_KEY = "model.layers.2.mlp.up_proj.weight"
 ADAPTER_KEY = "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_B.code.weight"
 
@@ -55,6 +56,16 @@ DAMAGES = {
     "a tensor of another shape": (
         lambda d: edit_tensors(d / SHARD, lambda tensors: tensors.update({BASE_KEY: torch.zeros(96, 32)})),
         [SHARD, "layers.2.mlp.up_proj.weight", "(96, 32)", "(96, 64)"],
+    ),
+    "a vision tower that lacks a tensor": (
+        lambda d: edit_tensors(d / VISION_SHARD, lambda tensors: tensors.pop(VISION_KEY)),
+        [VISION_SHARD, VISION_KEY],
+    ),
+    "a tensor of another shape in the vision tower": (
+        lambda d: edit_tensors(
+            d / VISION_SHARD, lambda tensors: tensors.update({VISION_KEY: tensors[VISION_KEY][:-1].contiguous()})
+        ),
+        [VISION_SHARD, VISION_KEY],
     ),
     "a projector of another shape": (
         lambda d: edit_tensors(

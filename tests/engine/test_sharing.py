@@ -97,7 +97,8 @@ def test_adapters_that_nobody_holds_make_room(copy, own_adapter):
         )
         passing = load(copy, adapter=own_adapter)
         expected = passing.encode_texts(["a text"]).single
-        assert len(kept.backbone.network.peft_config) == 3 + 2
+        added = [name for name in kept.backbone.network.peft_config if name.startswith("added")]
+        assert len(added) == 2
         del passing
 
     assert np.array_equal(load(copy, adapter=own_adapter).encode_texts(["a text"]).single, expected)

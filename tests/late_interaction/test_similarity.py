@@ -227,6 +227,18 @@ def test_both_stores_answer_alike(dataset, store, pages):
     assert dataset.sort_by_similarity(page.id, k=1, brain_key="late").first().id == page.id
 
 
+@pytest.mark.parametrize("quantization", ["scalar", "binary"])
+def test_qdrant_s_quantisation_is_kept_with_the_run(dataset, tmp_path, quantization):
+    place = {"store": "qdrant", "uri": str(tmp_path / "qdrant")}
+    make_index(dataset.limit(2), quantization=quantization, **place)
+    dataset.clear_cache()
+    index = dataset.load_brain_results("late")
+    vectors = index._store._client.get_collection(index.config.index_name).config.params.vectors
+    assert all(getattr(vectors[kind].quantization_config, quantization) for kind in ("single", "multi"))
+    with pytest.raises(ValueError, match=f"was made with quantization='{quantization}'"):
+        make_index(dataset, **place)
+
+
 def test_an_index_grows_and_shrinks(dataset, store):
     first = dataset[:10]
     index = make_index(first, **store)
@@ -532,6 +544,8 @@ def test_patches(dataset):
         ({"gate": "bits"}, "'single', 'binary'"),
         ({"store": "qdrant", "dtype": "int8"}, "Qdrant"),
         ({"store": "qdrant", "gate": "binary"}, "Qdrant"),
+        ({"store": "qdrant", "quantization": "ternary"}, "expected one of 'scalar', 'binary'"),
+        ({"quantization": "binary"}, "Qdrant"),
         ({"embeddings_field": "vectors"}, "vectors"),
         ({"embeddings": np.zeros((PAGES, 3))}, "leave out embeddings"),
         ({"uri": "http://localhost:6333"}, "qdrant"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
-from jina_embeddings_v4.late_interaction.stores import local, ranking, vector_files
+from jina_embeddings_v4.late_interaction.stores import local, ranking, stored_pages, vector_files
 from jina_embeddings_v4.late_interaction.stores.hamming import distances_by_numpy, fastest_distances
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
 
@@ -57,7 +57,7 @@ def small(monkeypatch):
     """Blocks of a few pages, some of one page alone, and segments of ten."""
     monkeypatch.setattr(ranking, "_TOKENS_AT_ONCE", 25)
     monkeypatch.setattr(local, "_PAGES_PER_SEGMENT", 10)
-    monkeypatch.setattr(local, "_MOVED_AT_ONCE", 4000)
+    monkeypatch.setattr(stored_pages, "_AT_ONCE", 4000)
     monkeypatch.setattr(vector_files, "_CONVERTED_AT_ONCE", 4000)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
-from jina_embeddings_v4.late_interaction.stores import local, ranking
+from jina_embeddings_v4.late_interaction.stores import local, ranking, stored_pages
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
 
 SINGLE, MULTI = 16, 8
@@ -187,6 +187,49 @@ def test_room_of_removed_pages_is_given_back(store, tolerance, monkeypatch):
     fill(store, random_embeddings(20), 200)
     names = [path.stem for path in store.folder.glob("*.multi")]
     assert "000000" not in names and "000001" not in names
+
+
+def test_compaction_lets_others_write_and_holds_little(store, monkeypatch):
+    monkeypatch.setattr(local, "_PAGES_PER_SEGMENT", 10)
+    monkeypatch.setattr(stored_pages, "_AT_ONCE", 30 * MULTI * np.dtype(store.dtype).itemsize)
+    embeddings = random_embeddings(40)
+    for start in range(0, 40, 10):
+        fill(store, Embeddings(embeddings.single[start : start + 10], embeddings.multi[start : start + 10]), start)
+    gone = [i for i in range(30) if i % 10 < 6]
+    expected = {i: store.multi(page_ids(i, i + 1))[0] for i in range(40) if i not in gone}
+    compact, read_pages, read, waited = LocalStore._compact, local.read_pages, [], []
+
+    def note(*args):
+        pages = read_pages(*args)
+        read.append((len(pages.tokens), len(pages.ids)))
+        return pages
+
+    def then_write(self, segment):
+        compact(self, segment)
+        # Without waiting.
+        other = sqlite3.connect(store.folder / "pages.sqlite", timeout=0, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        other.close()
+        waited.append(segment)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "read_pages", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "_compact", then_write)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove([page_ids(i, i + 1)[0] for i in gone])
+    # The pages are gone, and some of the room. The next removal gives the rest back.
+    again = LocalStore(store.folder, store.dtype)
+    assert again.size() == len(expected) and again.damaged() == []
+    assert {path.stem for path in store.folder.glob("*.multi")} == {"000002", "000003", "000004"}
+    again.remove([])
+    assert "000002" not in {path.stem for path in store.folder.glob("*.multi")}
+    for i, vectors in expected.items():
+        np.testing.assert_array_equal(again.multi(page_ids(i, i + 1))[0], vectors)
+    # Not a segment's four pages at once, but as many as the bound lets in, or one.
+    assert sum(pages for _, pages in read) == 12 and all(tokens <= 30 or pages == 1 for tokens, pages in read)
 
 
 def test_the_number_of_the_file_that_was_filled_last_does_not_come_again(store, monkeypatch):
@@ -370,7 +413,7 @@ def test_a_deleted_file_loses_its_own_pages_alone(store, caplog, monkeypatch):
 
 def test_changed_vectors_are_found_by_their_checksums(store, monkeypatch):
     monkeypatch.setattr(local, "_PAGES_PER_SEGMENT", 10)
-    monkeypatch.setattr(local, "_MOVED_AT_ONCE", 400)
+    monkeypatch.setattr(stored_pages, "_AT_ONCE", 400)
     for start in (0, 10):
         fill(store, random_embeddings(10, seed=start), start)
     assert store.damaged() == []
