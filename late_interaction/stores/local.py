@@ -330,12 +330,12 @@ class LocalStore(VectorStore):
         Killed, it leaves unused space, which the next removal of pages finds.
         """
         with self._writing() as database:
-            state, ends = read_state(database), segment_end(database, segment)
-            # Another process may write to it by now. The vectors of damaged files cannot be moved.
+            state = read_state(database)
+            # Another process may write to it by now. Nothing is moved out of damaged files, or behind them.
             if (
                 segment in claimed_segments(database)
-                or self._damage(database, state, ends)
-                or self._segments_without_bits(database, state, ends)
+                or self._damage(database, state)
+                or self._segments_without_bits(database, state)
             ):
                 return
 

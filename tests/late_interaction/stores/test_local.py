@@ -12,6 +12,7 @@ from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores import local, ranking, stored_pages
 from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
+from jina_embeddings_v4.late_interaction.stores.row_formats import row_type
 
 SINGLE, MULTI = 16, 8
 
@@ -191,7 +192,8 @@ def test_room_of_removed_pages_is_given_back(store, tolerance, monkeypatch):
 
 def test_compaction_lets_others_write_and_holds_little(store, monkeypatch):
     monkeypatch.setattr(local, "_PAGES_PER_SEGMENT", 10)
-    monkeypatch.setattr(stored_pages, "_AT_ONCE", 30 * MULTI * np.dtype(store.dtype).itemsize)
+    kind, columns = row_type(store.dtype, MULTI)
+    monkeypatch.setattr(stored_pages, "_AT_ONCE", 30 * kind.itemsize * columns)
     embeddings = random_embeddings(40)
     for start in range(0, 40, 10):
         fill(store, Embeddings(embeddings.single[start : start + 10], embeddings.multi[start : start + 10]), start)
