@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.private_fiftyone import copy_source, environment, run_mongodb
+from jina_embeddings_v4.cli.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SLOWEST = ["test_finetune.py", "test_similarity.py", "test_loading.py", "test_training.py", "test_flow.py"]

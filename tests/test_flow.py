@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from examples.private_fiftyone import copy_source
+from jina_embeddings_v4.cli.private_fiftyone import copy_source
 
 FLOW = """
 import sys

@@ -24,7 +24,7 @@ from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from examples.private_fiftyone import REPOSITORY, copy_source
+from jina_embeddings_v4.cli.private_fiftyone import REPOSITORY, copy_source
 
 pytestmark = pytest.mark.app
 

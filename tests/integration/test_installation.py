@@ -17,7 +17,7 @@ import pytest
 from jina_embeddings_v4.integration import installation
 from jina_embeddings_v4.integration.installation import Copy, find_copies, install, main, report
 
-from examples.private_fiftyone import NOT_SOURCE, REPOSITORY
+from jina_embeddings_v4.cli.private_fiftyone import NOT_SOURCE, REPOSITORY
 
 
 @pytest.fixture
