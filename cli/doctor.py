@@ -53,8 +53,8 @@ def examine(options: argparse.Namespace) -> int:
     print(f"precision={options.precision!r} takes {name}")
     pages = pages_per_second(device, dtype)
     print(
-        f"About {pages:.2g} pages of 768 visual tokens a second at most, or {1 / pages:.2g} s a page: the time of their "
-        "matrix products alone, measured now. What else there is takes a tenth to a third more\n"
+        f"About {pages:.2g} pages of 768 visual tokens a second at most, or {1 / pages:.2g} s a page: the time of "
+        "their matrix products alone, measured now. What else there is takes a tenth to a third more\n"
     )
     print(f"{report(find_copies())}\n")
     return verification.main(

@@ -1,19 +1,14 @@
 """Indexes and searches the documents of a folder."""
 
 import argparse
-import contextlib
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
-with contextlib.redirect_stdout(sys.stderr):
-    # Its log goes to the standard output of when it is imported, which is for results.
-    import fiftyone as fo
-    import fiftyone.brain as fob
-    import fiftyone.zoo as foz
-
+import fiftyone as fo
+import fiftyone.brain as fob
+import fiftyone.zoo as foz
 from tabulate import tabulate
 
 from ..documents import load_documents
@@ -89,11 +84,14 @@ def search_folder(options: argparse.Namespace) -> int:
 
     rows = _rows(view, options.query)
     if options.json:
-        print(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
+        found = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+        print(json.dumps(found, ensure_ascii=False, indent=2), file=options.out)
     elif options.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *rows])
+        csv.writer(options.out, lineterminator="\n").writerows([_COLUMNS, *rows])
     else:
-        print(tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, _SNIPPET]))
+        table = tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, _SNIPPET])
+        print(table, file=options.out)
+    options.out.flush()
     if options.open:
         _open(index, view, options.query)
     return 0
@@ -161,7 +159,7 @@ def snippet(text: str, query: str, width: int = _SNIPPET) -> str:
     return f"{'… ' if start else ''}{part}{' …' if start + len(part) < len(text) else ''}"
 
 
-def _open(index: LateInteractionSimilarityIndex, view, query):
+def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str) -> None:
     model = index.get_model()
     model.heatmaps(view, query, label_field=HEATMAP, index=index)
     session = fo.launch_app(view=view)
@@ -175,5 +173,4 @@ def _warn_of_demo(model):
 
 
 def _say(text):
-    # The standard output is for results.
-    print(text, file=sys.stderr, flush=True)
+    print(text, flush=True)

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -29,9 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = options.run
     try:
-        if command is not doctor and not options.fiftyone:
+        if command is doctor:
+            return command(options)
+
+        if not options.fiftyone:
             _use_private_fiftyone(options.home)
-        return command(options)
+        # The standard output is for results alone. FiftyOne writes its log and its progress there.
+        options.out = sys.stdout
+        with contextlib.redirect_stdout(_StandardError()):
+            return command(options)
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,6 +71,19 @@ def doctor(options: argparse.Namespace) -> int:
     from .doctor import examine
 
     return examine(options)
+
+
+class _StandardError(io.TextIOBase):
+    """Writes to the standard error. FiftyOne's progress bars fail where the two standard streams are one object."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def _use_private_fiftyone(home):

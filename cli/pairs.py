@@ -45,7 +45,8 @@ def finetune_on_pairs(options: argparse.Namespace) -> int:
         )
     except (CheckpointError, ValueError) as error:
         raise SystemExit(error) from None
-    print(f"To search with it: jina-fiftyone index {options.folder} --adapter {options.output} --dataset NEW_NAME")
+    command = f"jina-fiftyone index {options.folder} --adapter {options.output} --dataset NEW_NAME"
+    print(f"To search with it: {command}", file=options.out)
     return 0
 
 
@@ -67,12 +68,16 @@ def read_queries(path: str | Path) -> dict[tuple[str, int], list[str]]:
             rows = csv.DictReader(file)
             missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
-                raise SystemExit(f"{path} has no column {missing[0]!r}: expected {', '.join(_COLUMNS)} in its first line")
+                raise SystemExit(
+                    f"{path} has no column {missing[0]!r}: expected {', '.join(_COLUMNS)} in its first line"
+                )
             for number, row in enumerate(rows, start=2):
                 try:
                     queries[row["document"], int(row["page"])].append(row["query"].strip())
                 except (AttributeError, TypeError, ValueError):
-                    raise SystemExit(f"{path}, line {number}: expected a document, a page's number and a query") from None
+                    raise SystemExit(
+                        f"{path}, line {number}: expected a document, a page's number and a query"
+                    ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SystemExit(f"{path} cannot be read: {error}") from None
     return dict(queries)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from jina_embeddings_v4.cli.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"

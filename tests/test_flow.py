@@ -10,7 +10,6 @@ import textwrap
 import threading
 
 import pytest
-
 from jina_embeddings_v4.cli.private_fiftyone import copy_source
 
 FLOW = """

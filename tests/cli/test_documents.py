@@ -57,7 +57,7 @@ def run(folder, tmp_path, capsys):
         options = ["--fiftyone", "--dataset", NAME]
         if command == "index":
             options += ["--model", DEMO_MODEL, "--pages-dir", str(tmp_path / "pages")]
-        assert main([command, str(folder), *arguments, *options]) == 0
+        assert main([command, str(folder), *options, *arguments]) == 0
         return capsys.readouterr()
 
     return run

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fiftyone as fo
 import psutil
 import pytest
 from PIL import Image
@@ -91,6 +92,8 @@ def test_a_folder_is_indexed_and_searched_by_two_processes_that_share_no_more_th
     assert found.returncode == 0, found.stderr
     assert {page["document"] for page in json.loads(found.stdout)} == {"red.png", "blue.png"}
 
+    # Neither in this FiftyOne, whose address the commands inherited.
+    assert not fo.dataset_exists("scans")
     deadline = time.monotonic() + 30
     while databases(home) and time.monotonic() < deadline:
         time.sleep(0.2)
