@@ -57,6 +57,9 @@ _FALL = 0.3
 # The least length of a map's longer side. The App does not interpolate, and a cell is 28 pixels of the resized page.
 _SIDE = 128
 
+# Magenta, which neither paper nor many photographs have. The App gives a new field any of its colours, such as grey.
+_COLOUR = "#ff0090"
+
 # Pages whose vectors are read from an index at a time. Full pages take 0.4 MB each.
 _PAGES_AT_ONCE = 32
 
@@ -90,8 +93,9 @@ def write_heatmaps(
     stamp", these are ``heatmap_1_a``, ``heatmap_2_red`` and ``heatmap_3_stamp``, and the App draws each in its own
     colour. These are not weighed.
 
-    The attribute ``query`` of a label is the text that it is for: the query or the token. Maps of other queries in the
-    same fields are deleted, on all samples of the dataset.
+    The field gets a colour in the dataset's colour scheme, unless it has one there. The attribute ``query`` of a label
+    is the text that it is for: the query or the token. Maps of other queries in the same fields are deleted, on all
+    samples of the dataset.
 
     Args:
         model: the :class:`jina_embeddings_v4.zoo.JinaV4`
@@ -138,6 +142,8 @@ def write_heatmaps(
             )
 
     _clear(samples, fields)
+    if not per_token:
+        _colour(samples._root_dataset, label_field)
     embedded = model.encode_prompts([query])
     # Without the prefix, which is the same in every query.
     vectors = embedded.multi[0][tokens.own]
@@ -174,6 +180,15 @@ def _clear(samples, fields):
         if samples._root_dataset.has_field(field):
             stale = samples._root_dataset.match((F(field) != None) & (F(f"{field}.query") != text))  # noqa: E711
             stale.set_field(field, None).save(field)
+
+
+def _colour(dataset, field):
+    """Sets the colour in which the App draws a field, unless the dataset's colour scheme has one for it."""
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    if not any(known.get("path") == field for known in scheme.fields or ()):
+        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": _COLOUR}]
+        dataset.app_config.color_scheme = scheme
+        dataset.save()
 
 
 def _serves(index, model):

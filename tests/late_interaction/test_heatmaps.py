@@ -258,6 +258,19 @@ def test_a_map_of_another_query_is_not_left_anywhere(load_demo, dataset):
     assert not any(np.array_equal(one.map, other.map) for one, other in zip(first[2:], second[2:], strict=True))
 
 
+def test_the_field_gets_a_colour_but_keeps_one_that_it_has(load_demo, dataset):
+    dataset.app_config.color_scheme = fo.ColorScheme(fields=[{"path": "own", "fieldColor": "#00ff00"}], opacity=0.4)
+    dataset.save()
+    for field in ("own", "heatmap", "heatmap"):
+        load_demo().heatmaps(dataset[:1], "a red stamp", field, num_workers=0)
+    dataset.reload()
+    scheme = dataset.app_config.color_scheme
+    assert scheme.opacity == 0.4 and [(field["path"], field["fieldColor"]) for field in scheme.fields] == [
+        ("own", "#00ff00"),
+        ("heatmap", "#ff0090"),
+    ]
+
+
 def test_what_is_no_image_or_no_query_is_refused(load_demo, dataset):
     model = load_demo()
     with pytest.raises(ValueError, match="empty"):
