@@ -6,7 +6,7 @@ PRECISION ?= auto
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-PRIVATE_FIFTYONE := $(BIN)/python examples/private_fiftyone.py .demo
+PRIVATE_FIFTYONE := $(BIN)/python -m jina_embeddings_v4.cli.private_fiftyone .demo
 
 # Threads of torch that spin while they wait make a busy machine, or one with few cores, many times slower.
 export OMP_WAIT_POLICY ?= passive

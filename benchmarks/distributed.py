@@ -1,7 +1,7 @@
 """What embedding on Ray costs over the plain call, and what a second process brings.
 
-    python examples/private_fiftyone.py .demo python -m benchmarks.distributed
-    python examples/private_fiftyone.py .demo python -m benchmarks.distributed --images 400 --rounds 3
+    python -m jina_embeddings_v4.cli.private_fiftyone .demo python -m benchmarks.distributed
+    python -m jina_embeddings_v4.cli.private_fiftyone .demo python -m benchmarks.distributed --images 400 --rounds 3
 
 The demo model embeds pages of as many visual tokens as the real one takes, so that a page takes as long as some on a
 GPU. All processes that embed have one thread. Rates begin with the first block, when all is loaded.

@@ -1,6 +1,6 @@
 """Shows that a fine-tuned adapter finds pages that the demo model was not trained on: calendars with one day marked.
 
-python examples/private_fiftyone.py .demo python -m benchmarks.finetuning
+python -m jina_embeddings_v4.cli.private_fiftyone .demo python -m benchmarks.finetuning
 """
 
 import random

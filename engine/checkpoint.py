@@ -61,13 +61,14 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, incomplete or inconsistent. The message names the file and what to do."""
 
 
-def resolve(reference: str | os.PathLike) -> Path:
+def resolve(reference: str | os.PathLike, download: bool = True) -> Path:
     """Finds a checkpoint's directory. Downloads it if it is not in the cache.
 
     Args:
         reference: a local directory, or ``"org/name"`` or ``"org/name@revision"`` on the Hugging Face hub. Without a
             revision, ``jinaai/jina-embeddings-v4`` is read at the commit :data:`REVISION`, and any other repository
             at its ``main`` branch
+        download (True): whether to download what is not in the cache, instead of raising an error
 
     Returns:
         the :class:`pathlib.Path` of a directory that holds every required file
@@ -87,10 +88,10 @@ def resolve(reference: str | os.PathLike) -> Path:
             "'org/name' or 'org/name@revision'"
         )
 
-    return _from_hub(match["repository"], match["revision"])
+    return _from_hub(match["repository"], match["revision"], download)
 
 
-def _from_hub(repository, revision):
+def _from_hub(repository, revision, download):
     from huggingface_hub import snapshot_download
 
     if revision is None:
@@ -105,8 +106,10 @@ def _from_hub(repository, revision):
         cached = None
 
     # A commit never changes, so a complete copy needs no network. A branch may have moved.
-    if cached is not None and _COMMIT.fullmatch(revision):
+    if cached is not None and (_COMMIT.fullmatch(revision) or not download):
         return cached
+    if not download:
+        raise CheckpointError(f"The weights of {repository!r} are not on this machine")
 
     snapshot = _download(request, cached)
     if snapshot != cached:

@@ -56,14 +56,14 @@ def main():
 
     # Late interaction compares each part of a page with the query, and so knows where the page matched.
     with timed("Indexing them for late interaction"):
-        fob.compute_similarity(
+        index = fob.compute_similarity(
             dataset, backend="late-interaction", model=arguments.model, brain_key="late_interaction", batch_size=8
         )
 
     with timed("Drawing where pages match"):
         query = next(iter(QUERIES))
         found = dataset.sort_by_similarity(query, k=25, brain_key="late_interaction", dist_field="distance")
-        model.heatmaps(found, query, label_field="match", batch_size=8)
+        model.heatmaps(found, query, label_field="match", batch_size=8, index=index)
 
     with timed("Classifying the images"):
         model.classes = list(TYPES)

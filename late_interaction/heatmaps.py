@@ -1,15 +1,27 @@
 """Heatmaps of where a text query matches a page.
 
 Each query token has a cosine with each visual token of the page. The cosines alone locate a match poorly: a token such
-as "a" or "page" has high cosines all over the page, which would hide the word that matches in one spot. So the heat is
-the part of a cosine above the mean and one standard deviation of its query token's cosines on this page::
+as "a" or "page" has high cosines all over the page, which would hide the word that matches in one spot. So what counts
+is the part of a cosine above the mean and one standard deviation of its query token's cosines on this page::
 
     excess[token, cell] = max(0, cosine[token, cell] - mean[token] - deviation[token])
-    heat[cell]          = max over tokens of excess[token, cell]
 
 A token that matches everywhere, or half of the page, has a low excess. A token that matches a small spot has a high one
-there: nearly all of its cosine above the rest of the page. The maximum over tokens shows the match of each part of the
-query. A mean would show only places that match all of its words.
+there: nearly all of its cosine above the rest of the page.
+
+With an index, a query token counts by how much it tells apart the pages that are nearest to the query: by the variance,
+over these pages, of its best cosine on a page. "An invoice with a blue stamp" is nearest to invoices. All of them look
+like invoices, and some have a blue stamp, so the words for the stamp have the say. Nearer pages count more, falling off
+with the score, so that it matters little how many invoices there are::
+
+    share[page]   ~ exp((score[page] - best score) / (0.3 * deviation of the scores of the 100 nearest pages))
+    weight[token] ~ variance, over pages by their shares, of the token's best cosine on a page
+    heat[cell]    = sum over tokens of weight[token] * excess[token, cell]
+
+Shares and weights add up to 1 each.
+
+Without an index, there is nothing to compare with, and ``heat[cell] = max over tokens of excess[token, cell]``. That
+shows the match of each part of the query.
 
 The heat is a difference of cosines and is not scaled per page. So pages are comparable, also between calls, and a page
 that does not match has little heat.
@@ -22,7 +34,9 @@ import fiftyone as fo
 import fiftyone.core.patches as fop
 import fiftyone.core.validation as fov
 import numpy as np
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
+from PIL import Image
 
 from ..engine.image_files import check_dataset_path
 from ..engine.images import grid_of_file
@@ -32,6 +46,19 @@ from ..integration.loading import load_with_samples
 if TYPE_CHECKING:
     from ..zoo import JinaV4
     from .index import LateInteractionSimilarityIndex
+
+# The pages nearest to a query by which its tokens are weighed, and the least with which that is better than a maximum.
+_NEAREST, _FEWEST = 100, 5
+
+# By how many standard deviations of their scores a page's share in that falls to 1/e. On the demo model's pages, 0.1 to
+# 0.5 find as much, in indexes of 70 to 700 pages. A fixed number of nearest pages, each with the same share, does not.
+_FALL = 0.3
+
+# The least length of a map's longer side. The App does not interpolate, and a cell is 28 pixels of the resized page.
+_SIDE = 128
+
+# Magenta, which neither paper nor many photographs have. The App gives a new field any of its colours, such as grey.
+_COLOUR = "#ff0090"
 
 # Pages whose vectors are read from an index at a time. Full pages take 0.4 MB each.
 _PAGES_AT_ONCE = 32
@@ -56,16 +83,19 @@ def write_heatmaps(
 ) -> list[str]:
     """Writes where a text query matches each image, as :class:`fiftyone.core.labels.Heatmap` labels.
 
-    A map is a float32 array with a value for each visual token, a square of 28 pixels of the image as the model resizes
-    it. It is upright, as the App shows the image. ``model.max_pixels`` determines its resolution. A value is 0 where no
-    token of the query matches, which the App draws as transparent, and otherwise a difference of cosines, as defined in
-    this module. All maps have the same scale and the same ``range`` for the App, from 0 to 0.4.
+    A map is a float32 array. It is upright, as the App shows the image. There is a value for each visual token, a
+    square of 28 pixels of the image as the model resizes it, and the map interpolates between them.
+    ``model.max_pixels`` determines its resolution. A value is 0 where no token of the query matches, which the App
+    draws as transparent, and otherwise a difference of cosines, as defined in this module. All maps have the same scale
+    and the same ``range`` for the App, from 0 to 0.4.
 
     With ``per_token``, each token of the query has its own map and field, named by its number and text. For "a red
     stamp", these are ``heatmap_1_a``, ``heatmap_2_red`` and ``heatmap_3_stamp``, and the App draws each in its own
-    colour. The map of the whole query is the maximum of these.
+    colour. These are not weighed.
 
-    The attribute ``query`` of a label is the text that it is for: the query or the token.
+    The field gets a colour in the dataset's colour scheme, unless it has one there. The attribute ``query`` of a label
+    is the text that it is for: the query or the token. Maps of other queries in the same fields are deleted, on all
+    samples of the dataset.
 
     Args:
         model: the :class:`jina_embeddings_v4.zoo.JinaV4`
@@ -78,8 +108,9 @@ def write_heatmaps(
         skip_failures (True): whether to log a warning for an image that cannot be read, and keep its fields, instead of
             raising an error
         progress (None): whether to show a progress bar; by default as FiftyOne's configuration says
-        index (None): a :class:`late_interaction.index.LateInteractionSimilarityIndex`. Images whose vectors it holds
-            are not embedded again, if it was made with ``pool_factor=1`` and the model's task and ``max_pixels``
+        index (None): a :class:`late_interaction.index.LateInteractionSimilarityIndex` of images, made with the model's
+            task. The query's tokens are weighed by the pages in it. Images whose vectors it holds are not embedded
+            again, if it was made with ``pool_factor=1`` and the model's ``max_pixels``
 
     Returns:
         a list of the names of the written fields
@@ -110,17 +141,24 @@ def write_heatmaps(
                 "choose another label_field"
             )
 
+    _clear(samples, fields)
+    if not per_token:
+        _colour(samples._root_dataset, label_field)
+    embedded = model.encode_prompts([query])
     # Without the prefix, which is the same in every query.
-    vectors = model.encode_prompts([query]).multi[0][tokens.own]
+    vectors = embedded.multi[0][tokens.own]
+    if index is not None and not _serves(index, model):
+        index = None
+    weights = None if index is None or per_token else _weights(index, model, embedded, vectors)
 
     def write(sample, visual, grid):
         maps = excess(vectors @ visual.T)
         if not per_token:
-            maps = maps.max(axis=0, keepdims=True)
+            maps = maps.max(axis=0, keepdims=True) if weights is None else weights @ maps
         for (field, text), values in zip(fields.items(), maps, strict=True):
-            sample[field] = fo.Heatmap(map=values.reshape(grid), range=list(RANGE), query=text)
+            sample[field] = fo.Heatmap(map=interpolate(values.reshape(grid)), range=list(RANGE), query=text)
 
-    if index is not None:
+    if index is not None and index.config.pool_factor == 1:
         samples = _write_from_index(model, samples, index, list(fields), write)
     options = batch_size, num_workers, skip_failures, progress
     for images, batch_samples in load_with_samples(model, samples, fields, *options):
@@ -136,13 +174,51 @@ def write_heatmaps(
     return list(fields)
 
 
+def _clear(samples, fields):
+    """Deletes the maps that an earlier query has left in the fields, on all samples of the dataset."""
+    for field, text in fields.items():
+        if samples._root_dataset.has_field(field):
+            stale = samples._root_dataset.match((F(field) != None) & (F(f"{field}.query") != text))  # noqa: E711
+            stale.set_field(field, None).save(field)
+
+
+def _colour(dataset, field):
+    """Sets the colour in which the App draws a field, unless the dataset's colour scheme has one for it."""
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    if not any(known.get("path") == field for known in scheme.fields or ()):
+        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": _COLOUR}]
+        dataset.app_config.color_scheme = scheme
+        dataset.save()
+
+
+def _serves(index, model):
+    """Whether an index holds images under the model's task."""
+    task = (index.config.model_kwargs or {}).get("task", model.encoder.tasks[0])
+    return index.config.patches_field is None and task == model.task
+
+
+def _weights(index, model, query, vectors):
+    """Weighs the query's tokens by the variance of their best cosines among the pages that are nearest to the query.
+
+    Returns:
+        a float32 array ``(1, tokens)`` of sum 1, or ``None`` if there are too few pages to compare
+    """
+    pages, scores = index.nearest_multi_vectors(query, _NEAREST)
+    if len(pages) < _FEWEST or not scores.std():
+        return None
+
+    if index.config.pool_factor == 1:
+        before, after = model.encoder.processor.tokens_around_image
+        pages = [page[before : len(page) - after] for page in pages]
+    best = np.array([(vectors @ page.T).max(axis=1) for page in pages])
+    shares = np.exp((scores - scores.max()) / (_FALL * scores.std()))[:, None]
+    shares /= shares.sum()
+    variances = (shares * (best - (shares * best).sum(axis=0)) ** 2).sum(axis=0, keepdims=True)
+    return (variances / variances.sum()).astype(np.float32) if variances.any() else None
+
+
 def _write_from_index(model, samples, index, fields, write):
     """Writes the maps of the images whose vectors an index holds, and returns a view of the others."""
-    config = index.config
-    task = (config.model_kwargs or {}).get("task", model.encoder.tasks[0])
-    if config.pool_factor != 1 or config.patches_field is not None or task != model.task:
-        return samples
-
     settings, (before, after) = model.encoder.processor.image_settings, model.encoder.processor.tokens_around_image
     existing = [field for field in fields if samples.has_field(field)]
     written = []
@@ -162,6 +238,21 @@ def _write_from_index(model, samples, index, fields, write):
                 write(sample, visual, grid)
                 written.append(sample.id)
     return samples.exclude(written)
+
+
+def interpolate(values: np.ndarray) -> np.ndarray:
+    """Enlarges a map by a whole number, by bilinear interpolation between the centres of its cells.
+
+    Args:
+        values: a float32 array ``(rows, columns)``
+
+    Returns:
+        a float32 array whose longer side has at least 128 values
+    """
+    rows, columns = values.shape
+    times = -(-_SIDE // max(rows, columns))
+    enlarged = Image.fromarray(values).resize((columns * times, rows * times), Image.Resampling.BILINEAR)
+    return np.array(enlarged)
 
 
 def excess(similarities: np.ndarray) -> np.ndarray:

@@ -299,6 +299,20 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         ids = self._found(sample_ids, label_ids)
         return dict(zip(ids, self._store.multi(ids), strict=True))
 
+    def nearest_multi_vectors(self, query: Embeddings, k: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Reads the multi-vectors of the pages nearest to a query, of all pages in the index.
+
+        Args:
+            query: the query's :class:`engine.embeddings.Embeddings`
+            k: the number of pages
+
+        Returns:
+            a tuple of a list of float32 arrays ``(tokens_i, 128)``, nearest first, and their scores, a float32 array
+        """
+        asked = Query.from_embeddings(query)
+        ids, _, scores = self._store.search(asked, k=k, candidates=self.config.candidates)
+        return self._store.multi(ids.tolist()), np.asarray(scores, dtype=np.float32)
+
     def _found(self, sample_ids, label_ids, allow_missing=True, warn_missing=False):
         """Returns the ids of the given pages that are in the index."""
         ids = self._page_ids(sample_ids, label_ids)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from examples.private_fiftyone import copy_source, environment, run_mongodb
+from jina_embeddings_v4.cli.private_fiftyone import copy_source, environment, run_mongodb
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SLOWEST = [

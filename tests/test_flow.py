@@ -10,8 +10,7 @@ import textwrap
 import threading
 
 import pytest
-
-from examples.private_fiftyone import copy_source
+from jina_embeddings_v4.cli.private_fiftyone import copy_source
 
 FLOW = """
 import sys

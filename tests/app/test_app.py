@@ -19,19 +19,18 @@ import fiftyone.brain as fob
 import numpy as np
 import psutil
 import pytest
+from jina_embeddings_v4.cli.private_fiftyone import copy_source
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-
-from examples.private_fiftyone import REPOSITORY, copy_source
 
 pytestmark = pytest.mark.app
 
 MODEL = "jina-embeddings-v4-demo"
 HEADLINE = "Falcon"
 QUERY = f"a page headed {HEADLINE}"
-SCREENSHOTS = REPOSITORY / ".demo" / "app"
+SCREENSHOTS = Path(__file__).parents[2] / ".demo" / "app"
 SECONDS = 1000  # of Playwright's, which are thousandths
 
 

@@ -14,10 +14,9 @@ import fiftyone as fo
 import fiftyone.plugins as fop
 import fiftyone.zoo as foz
 import pytest
+from jina_embeddings_v4.cli.private_fiftyone import NOT_SOURCE
 from jina_embeddings_v4.integration import installation
 from jina_embeddings_v4.integration.installation import Copy, find_copies, install, main, report
-
-from examples.private_fiftyone import NOT_SOURCE, REPOSITORY
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def serve(places):
     def pack(version):
         folder = places / "packing" / "repository"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(REPOSITORY, folder, ignore=NOT_SOURCE)
+        shutil.copytree(Path(__file__).parents[2], folder, ignore=NOT_SOURCE)
         for name in ("__init__.py", "pyproject.toml", "fiftyone.yml"):
             path = folder / name
             path.write_text(path.read_text().replace("0.1.0", version))

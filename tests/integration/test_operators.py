@@ -13,10 +13,9 @@ import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import Executor
 from fiftyone.server.view import get_view
+from jina_embeddings_v4.cli.private_fiftyone import copy_source
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.rendering import draw_document
-
-from examples.private_fiftyone import copy_source
 
 MODEL = "jina-embeddings-v4-demo"
 INDEX, SEARCH = "jina_embeddings_v4/index_pages", "jina_embeddings_v4/search_pages"
