@@ -118,6 +118,15 @@ def test_what_changed_in_the_folder_is_found_after_it_is_indexed_again(run, sear
         assert places(found)[0] == ("a.pdf", page - 2) and len(found) == 2
 
 
+def test_documents_that_are_gone_are_removed_when_that_is_asked_for(run, search, folder, pages):
+    _, captions = pages
+    run("index")
+    (folder / "a.pdf").unlink()
+    assert "13 pages" in run("index").err
+    assert "8 pages of 2 documents" in run("index", "--prune").err
+    assert {document for document, _ in places(search(captions[0], "-k", "100"))} == {"more/b.pdf", "ü ü.pdf"}
+
+
 def test_what_cannot_go_on_is_told_in_a_line(run, folder):
     with pytest.raises(SystemExit, match=f"{folder} has not been indexed: run `jina-fiftyone index {folder}` first"):
         run("search", "a query")
