@@ -51,7 +51,7 @@ def export_index(
 
     Raises:
         ValueError: if the folder is not empty, or the index is in Qdrant
-        late_interaction.stores.local.DamagedIndexError: if files of the index are missing or were cut off
+        late_interaction.stores.integrity.DamagedIndexError: if files of the index are missing or were cut off
     """
     folder = Path(folder).expanduser().absolute()
     source = index._store

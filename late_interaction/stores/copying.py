@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from .integrity import check_files
 from .local import LocalStore
 from .page_table import columns, read_state
 from .stored_pages import StoredPages, next_rows, read_pages
@@ -31,11 +32,11 @@ def copy_pages(
         stored with them, which are left out
 
     Raises:
-        late_interaction.stores.local.DamagedIndexError: if files of the source are missing or were cut off
+        late_interaction.stores.integrity.DamagedIndexError: if files of the source are missing or were cut off
         ValueError: if the two indexes have vectors of different dimensions
     """
     with source._reading() as database:
-        source._check_lengths(database, read_state(database))
+        check_files(database, source._files, read_state(database), has_bits=False)
         has_checksums = "checksum" in columns(database)
     if not has_checksums:
         # Adds the column.

@@ -26,6 +26,7 @@ import numpy as np
 
 from .base import VectorStore
 from .claims import claim_segment, claimed_segments, close_segment, is_claimed, next_segment, release_segment
+from .integrity import check_files, find_damage, segments_without_bits
 from .page_table import (
     check_dims,
     columns,
@@ -52,10 +53,6 @@ if TYPE_CHECKING:
 _PAGES_PER_SEGMENT = 4096
 
 logger = logging.getLogger(__name__)
-
-
-class DamagedIndexError(RuntimeError):
-    """Files of an index are missing, or shorter than its table says."""
 
 
 def _retry_if_files_moved(read):
@@ -169,14 +166,16 @@ class LocalStore(VectorStore):
 
     def repair(self) -> None:
         with self._reading() as database:
-            damaged = self._damage(database, read_state(database))
+            damaged = find_damage(database, self._files, read_state(database))
         if damaged:
             self._remove_lost()
         self._make_bits()
 
     def damaged(self) -> list[str]:
         with self._reading() as database:
-            damaged = {page_id for _, _, lost in self._damage(database, read_state(database)) for page_id in lost}
+            damaged = {
+                page_id for _, _, lost in find_damage(database, self._files, read_state(database)) for page_id in lost
+            }
             segments = [segment for segment, _, _ in segment_ends(database)]
             checked = "checksum" in columns(database)
         for segment in segments if checked else []:
@@ -276,7 +275,7 @@ class LocalStore(VectorStore):
             check_dims({name: state[name] for name in dims}, dims)
             segment, token = claim_segment(database, state)
             with_bits = bool(state["bits"])
-            self._check_lengths(database, state, segment_end(database, segment))
+            check_files(database, self._files, state, self._has_bits(state), segment_end(database, segment))
 
         try:
             # Without the lock, since this takes longest.
@@ -334,7 +333,7 @@ class LocalStore(VectorStore):
             # Another process may write to it by now. Nothing is moved out of damaged files, or behind them.
             if (
                 segment in claimed_segments(database)
-                or self._damage(database, state)
+                or find_damage(database, self._files, state)
                 or self._segments_without_bits(database, state)
             ):
                 return
@@ -357,49 +356,11 @@ class LocalStore(VectorStore):
             insert_rows(database, zip(pages.ids, pages.sample_ids, places, pages.checksums, strict=True))
             release_segment(database, target, token, self._is_full(target, state))
 
-    def _damage(self, database, state, ends=None):
-        """Compares the files' lengths with the table, of all segments or of those whose ends are given.
-
-        Returns:
-            a list of tuples of a damaged file, its segment, and the ids of the pages that it lost
-        """
-        damage = []
-        for segment, page, end in segment_ends(database) if ends is None else ends:
-            singles, tokens, _ = self._files.rows(segment, state["single_dim"], state["multi_dim"])
-            if page < singles and end <= tokens:
-                continue
-
-            lost = database.execute(
-                "SELECT id FROM pages WHERE segment = ? AND (page >= ? OR start + tokens > ?)",
-                (segment, singles, tokens),
-            )
-            path = self._files.path(segment, "single" if page >= singles else "multi")
-            damage.append((path, segment, [page_id for (page_id,) in lost]))
-        return damage
-
-    def _check_lengths(self, database, state, ends=None):
-        damage = self._damage(database, state, ends)
-        if damage:
-            raise DamagedIndexError(
-                f"{damage[0][0]} is missing or was cut off, and the vectors of {len(damage[0][2])} pages are lost"
-                + (f"; {len(damage) - 1} more files are damaged" if len(damage) > 1 else "")
-                + ". Repeat the call of compute_similarity() that made the index, or call index.add_samples(dataset): "
-                "either embeds the lost pages again, and keeps the others"
-            )
-
-        lacking = self._segments_without_bits(database, state, ends)
-        if lacking:
-            raise DamagedIndexError(
-                f"{self._files.path(lacking[0], 'bits')} is missing or was cut off. Repeat the call of "
-                "compute_similarity() that made the index, or call index.add_samples(dataset): either makes it again "
-                "from the multi-vectors"
-            )
-
     def _remove_lost(self):
         """Removes the pages whose vectors are lost."""
         with self._writing() as database:
             state = read_state(database)
-            damage = self._damage(database, state)
+            damage = find_damage(database, self._files, state)
             for _, segment, lost in damage:
                 database.executemany("DELETE FROM pages WHERE id = ?", [(page_id,) for page_id in lost])
                 # New pages must not take these places: another process may still read by its copy of the old table.
@@ -419,17 +380,11 @@ class LocalStore(VectorStore):
     def _needs_bits(self):
         return self.gate == "binary" and self.dtype != "binary"
 
+    def _has_bits(self, state):
+        return self._needs_bits or bool(state.get("bits"))
+
     def _segments_without_bits(self, database, state, ends=None):
-        """Returns a list of the segments whose files of bits are missing or too short, if the index has such files.
-
-        It looks at all segments, or at those whose ends are given.
-        """
-        if not self._needs_bits and not state.get("bits"):
-            return []
-
-        ends = segment_ends(database) if ends is None else ends
-        dims = state.get("single_dim"), state.get("multi_dim")
-        return [segment for segment, _, end in ends if end > self._files.rows(segment, *dims)[2]]
+        return segments_without_bits(database, self._files, state, ends) if self._has_bits(state) else []
 
     def _make_bits(self):
         """Makes the files of bits that are missing or too short, one in each transaction, since writers wait for it."""
@@ -440,7 +395,7 @@ class LocalStore(VectorStore):
                     return
             with self._writing() as database:
                 state = read_state(database)
-                if self._damage(database, state):
+                if find_damage(database, self._files, state):
                     return  # repair() comes first
                 lacking = self._segments_without_bits(database, state)
                 if lacking:
@@ -462,7 +417,7 @@ class LocalStore(VectorStore):
             state, catalog = read_state(database), self._cached
             if catalog is None or catalog.revision != state.get("revision", 0):
                 # Until this transaction ends, no file that the table refers to is deleted.
-                self._check_lengths(database, state)
+                check_files(database, self._files, state, self._has_bits(state))
                 # The files may have grown.
                 self._files.refresh()
                 self._cached = catalog = read_catalog(database, catalog)

@@ -18,7 +18,7 @@ from jina_embeddings_v4.demo.pages.phrases import caption
 from jina_embeddings_v4.demo.pages.rendering import draw_document
 from jina_embeddings_v4.engine.scoring import TokenSet, maxsim
 from jina_embeddings_v4.late_interaction.similarity import prepare_index
-from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError
+from jina_embeddings_v4.late_interaction.stores.integrity import DamagedIndexError
 
 MODEL = "jina-embeddings-v4-demo"
 PAGES = 24

@@ -9,7 +9,8 @@ from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores import local, ranking, stored_pages, vector_files
 from jina_embeddings_v4.late_interaction.stores.hamming import distances_by_numpy, fastest_distances
-from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
+from jina_embeddings_v4.late_interaction.stores.integrity import DamagedIndexError
+from jina_embeddings_v4.late_interaction.stores.local import LocalStore
 
 SINGLE = 16
 

@@ -11,7 +11,8 @@ import pytest
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores import local, ranking, stored_pages
-from jina_embeddings_v4.late_interaction.stores.local import DamagedIndexError, LocalStore
+from jina_embeddings_v4.late_interaction.stores.integrity import DamagedIndexError
+from jina_embeddings_v4.late_interaction.stores.local import LocalStore
 from jina_embeddings_v4.late_interaction.stores.row_formats import row_type
 
 SINGLE, MULTI = 16, 8
