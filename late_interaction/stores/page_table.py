@@ -144,22 +144,27 @@ def read_catalog(database: sqlite3.Connection, earlier: Catalog | None) -> Catal
     # Several writers may have added pages to different segments.
     is_last = np.diff(earlier.places[:, 0], append=-1) != 0
     known = dict(earlier.places[is_last, :2].tolist())
-    rows = []
+    # A segment at a time, since Python's objects take ten times the memory of the arrays.
+    parts = []
     for segment, page, _ in sorted(segment_ends(database)):
         if page > known.get(segment, -1):
-            rows += database.execute(
+            rows = database.execute(
                 "SELECT id, sample_id, segment, page, start, tokens FROM pages "
                 "WHERE segment = ? AND page > ? ORDER BY page",
                 (segment, known.get(segment, -1)),
             ).fetchall()
-    ids, sample_ids, *columns = zip(*rows, strict=True) if rows else ((),) * 6
-    places = np.array(columns, dtype=np.int32).T.reshape(-1, 4)
+            ids, sample_ids, *columns = zip(*rows, strict=True)
+            parts.append((pack_ids(ids), pack_ids(sample_ids), np.array(columns, dtype=np.int32).T))
+    if not parts:
+        return Catalog(revision, rewritten, earlier.packed_ids, earlier.packed_sample_ids, earlier.places)
+
+    packed_ids, packed_sample_ids, places = map(np.concatenate, zip(*parts, strict=True))
     at = np.searchsorted(_keys(earlier.places), _keys(places))
     return Catalog(
         revision,
         rewritten,
-        np.insert(earlier.packed_ids, at, pack_ids(ids)),
-        np.insert(earlier.packed_sample_ids, at, pack_ids(sample_ids)),
+        np.insert(earlier.packed_ids, at, packed_ids),
+        np.insert(earlier.packed_sample_ids, at, packed_sample_ids),
         np.insert(earlier.places, at, places, axis=0),
     )
 
