@@ -214,6 +214,19 @@ def test_damaged_vectors_are_not_passed_on(dataset, tmp_path, caplog):
     assert lost in caplog.text and found.check() == []
 
 
+@pytest.mark.parametrize("settings", [{"dtype": "binary"}, {"gate": "binary"}])
+def test_bits_go_along(dataset, tmp_path, settings):
+    index = make_index(dataset, **settings)
+    index.export(tmp_path / "index")
+    found = import_index(dataset, tmp_path / "index", "again")
+    assert found.config.gate == "binary" and found.config.dtype == index.config.dtype and found.check() == []
+    assert_same(found, index)
+    # Of as few candidates as are wanted, signs choose.
+    query, both = random_embeddings(1, seed=1), (index, found)
+    first, second = (one.with_candidates(3).sort_by_similarity(query, k=3).values("id") for one in both)
+    assert first == second and len(first) == 3
+
+
 def test_patches_are_found_by_their_ids(dataset, make, tmp_path):
     for sample in dataset.iter_samples(autosave=True):
         boxes = [[0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.7, 0.7]]
