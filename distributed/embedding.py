@@ -173,7 +173,7 @@ def _run(ray, samples, ids, lacking, source, config, settings, sinks, workers, r
     source = ModelSource(source.name, dict(source.config) | {"device": device})
 
     per_task = max(1, min(_IMAGES_PER_TASK, len(lacking) // (4 * plan.count)))
-    tables = list(_tables(samples, [one for one in ids if one in lacking], plan.count, per_task))
+    tables = list(_tables(samples, [sample_id for sample_id in ids if sample_id in lacking], plan.count, per_task))
     data = ray.data.from_arrow(tables)
     data.context.enable_progress_bars = False
     per_block = _IMAGES_PER_BLOCK["cpu" if plan.threads else "gpu"]
