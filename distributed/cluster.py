@@ -76,7 +76,8 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     ray.init(address=address, logging_level=logging.WARNING)
     for handler in logging.getLogger("ray.data").handlers:
         # Of its plans, which it keeps in a file, too.
-        if isinstance(handler, logging.StreamHandler):
+        # Ray's own: others may have added theirs.
+        if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.ERROR)
     try:
         yield
