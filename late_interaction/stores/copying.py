@@ -6,7 +6,7 @@ import numpy as np
 
 from .integrity import check_files
 from .local import LocalStore
-from .page_table import columns, read_state
+from .page_table import columns, find_ids, read_state
 from .stored_pages import StoredPages, next_rows, read_pages
 from .vector_files import _checksum
 
@@ -81,9 +81,9 @@ def _walk(source, target, choose):
 
 def _lacking(target, chosen):
     """Returns the places of the chosen pages that a store lacks."""
-    known = "SELECT 1 FROM pages WHERE id = ?"
     with target._reading() as database:
-        return [i for i, ids in enumerate(chosen) if ids and database.execute(known, ids[:1]).fetchone() is None]
+        known = find_ids(database, [ids[0] for ids in chosen if ids])
+    return [i for i, ids in enumerate(chosen) if ids and ids[0] not in known]
 
 
 def _add(
