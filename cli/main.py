@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engine.checkpoint import REPOSITORY
 from .private_fiftyone import private_fiftyone
-
-MODEL = "jinaai/jina-embeddings-v4"
 
 # The folder of the FiftyOne that the commands use by default.
 HOME = "JINA_FIFTYONE_HOME"
@@ -119,7 +118,7 @@ def _parser():
 
     command = add(index, "read and embed what is new in a folder")
     add_folder(command)
-    command.add_argument("--model", default=MODEL, help="the model's name in FiftyOne's model zoo")
+    command.add_argument("--model", default=REPOSITORY, help="the model's name in FiftyOne's model zoo")
     command.add_argument("--adapter", help="the directory of an adapter of your own")
     command.add_argument("--precision", help="of the model; by default what suits the processor")
     command.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first that there is")
@@ -141,7 +140,7 @@ def _parser():
     add_folder(command)
     command.add_argument("queries", help="a CSV file with the columns document, page and query")
     command.add_argument("output", help="the directory to write the adapter to")
-    command.add_argument("--checkpoint", default=MODEL, help="the checkpoint to start from")
+    command.add_argument("--checkpoint", default=REPOSITORY, help="the checkpoint to start from")
     command.add_argument("--steps", type=int, default=500, help="the number of batches")
     command.add_argument("--batch-size", type=int, default=16, help="the number of pairs in a batch")
     command.add_argument("--learning-rate", type=float, default=2e-4, help="the peak learning rate")
@@ -149,7 +148,7 @@ def _parser():
     command.add_argument("--overwrite", action="store_true", help="delete the training state there, and start again")
 
     command = add(doctor, "say what this machine has, and whether it computes right")
-    command.add_argument("--model", default=MODEL, help="the checkpoint to verify, if its weights are here")
+    command.add_argument("--model", default=REPOSITORY, help="the checkpoint to verify, if its weights are here")
     command.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default the first that there is")
     command.add_argument("--precision", default="auto", help="the precision to verify")
     return parser
