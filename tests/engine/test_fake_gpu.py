@@ -19,6 +19,7 @@ from jina_embeddings_v4.finetuning.files import read_adapter_config
 
 from benchmarks import full_width
 
+from ..support.eager_weights import EagerWeights
 from ..support.fake_gpu import Mixed, Waits, fake_gpu
 
 pytestmark = pytest.mark.skipif(
@@ -159,35 +160,21 @@ def real_widths(gpu, tmp_path, monkeypatch):
         monkeypatch.setattr(full_width, written, lambda *_: None)
     full_width.write_checkpoint(tmp_path, BLOCKS, LAYERS, "cpu")
 
-    class Weights:
-        """As of files, which are not there."""
+    def load(directory, device, dtype):
+        from peft import LoraConfig, PeftModel
 
-        rank, tasks, changed = full_width.LORA_RANK, ("retrieval",), False
+        with torch.device(device):
+            towers = new_towers(configs[0], 0)
+        adapters = read_adapter_config(PATTERN / ADAPTERS)
+        settings = {name: adapters[name] for name in ("target_modules", "exclude_modules")}
+        config = LoraConfig(r=full_width.LORA_RANK, lora_alpha=full_width.LORA_RANK, **settings)
+        network = PeftModel(towers, config, adapter_name="retrieval", autocast_adapter_dtype=False)
+        # Not the rotary frequencies, which are no parameters.
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return EagerWeights(network.requires_grad_(False).eval(), ("retrieval",), full_width.LORA_RANK)
 
-        def __init__(self, directory, device, dtype):
-            from peft import LoraConfig, PeftModel
-
-            with torch.device(device):
-                towers = new_towers(configs[0], 0)
-            adapters = read_adapter_config(PATTERN / ADAPTERS)
-            settings = {name: adapters[name] for name in ("target_modules", "exclude_modules")}
-            config = LoraConfig(r=self.rank, lora_alpha=self.rank, **settings)
-            network = PeftModel(towers, config, adapter_name="retrieval", autocast_adapter_dtype=False)
-            # Not the rotary frequencies, which are no parameters.
-            for parameter in network.parameters():
-                parameter.data = parameter.data.to(dtype)
-            self._network = network.requires_grad_(False).eval()
-
-        def text_towers(self):
-            return self._network
-
-        def vision_tower(self):
-            return self._network.base_model.model.model.visual
-
-        def check(self):
-            pass
-
-    monkeypatch.setattr(loading, "Weights", Weights)
+    monkeypatch.setattr(loading, "Weights", load)
     return tmp_path
 
 

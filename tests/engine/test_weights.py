@@ -15,6 +15,7 @@ from jina_embeddings_v4.engine.loading import Weights, load_backbone, load_netwo
 from jina_embeddings_v4.engine.processing import Processor
 from jina_embeddings_v4.engine.safetensors_files import OpenFile
 
+from ..support.eager_weights import EagerWeights
 from .checkpoint_copies import assert_same_embeddings, edit_tensors, load
 
 CPU = torch.device("cpu")
@@ -41,27 +42,11 @@ def read(monkeypatch):
     return names
 
 
-class EagerWeights:
-    """All parts at once, as transformers and PEFT load them."""
-
-    def __init__(self, directory, dtype):
-        self._network = load_network(directory, CPU, dtype)
-        self.tasks, self.rank, self.changed = tuple(self._network.peft_config), 0, False
-
-    def text_towers(self):
-        return self._network
-
-    def vision_tower(self):
-        return self._network.base_model.model.model.visual
-
-    def check(self):
-        pass
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_parts_that_are_loaded_later_are_those_that_are_loaded_at_once(checkpoint, golden_images, dtype):
     int8 = dtype == torch.int8
-    eager = Backbone(EagerWeights(checkpoint, torch.bfloat16 if int8 else dtype), int8)
+    network = load_network(checkpoint, CPU, torch.bfloat16 if int8 else dtype)
+    eager = Backbone(EagerWeights(network, tuple(network.peft_config), rank=0), int8)
     eager.load_vision_tower()
     processor = Processor(checkpoint)
     settings = processor.image_settings
