@@ -48,7 +48,7 @@ def is_whole(store, embeddings, numbers):
 
 # A program that adds ten pages at a time, and says so after each.
 WRITER = """
-import sys
+import sys, time
 sys.path[:0] = [{tests!r}]
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.stores import local
@@ -61,6 +61,8 @@ for start in range({start}, {stop}, 10):
     ids = page_ids(start, start + 10)
     store.add(ids, ids, Embeddings(embeddings.single[part], embeddings.multi[part]))
     print(start, flush=True)
+    # So long that there is something to see meanwhile, however fast the machine is.
+    time.sleep(0.03)
 """
 
 
