@@ -311,7 +311,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
         """
         images = _as_list(images)
         if images and isinstance(images[0], etav.VideoReader):
-            return images, encode_video_readers(self, images)
+            return list(images), encode_video_readers(self, images)
         return encode_images(self.encoder, images, self.max_pixels, self.truncate_dim, tasks, skip_failures)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Embeddings:

@@ -10,7 +10,6 @@ A moment is a run of frames that match. The 0.02 keeps a video that shows the sa
 has a moment, and its confidence tells how good it is. Scores are not scaled per video, so that videos are comparable.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import fiftyone as fo
@@ -93,16 +92,12 @@ def write_moments(
         rest = [i for i in range(len(ids)) if i not in done]
         parts = [VideoPart(paths[i]) for i in rest]
         for batch in encode_videos(model, parts, batch_size, num_workers, skip_failures):
-            labels = {
-                ids[rest[n]]: _moments(
-                    _scores(tokens, video.frames.multi),
-                    video.end.spans,
-                    *_clock(metadata[rest[n]], video.end.frame_rate, video.end.frame_count),
-                    query,
-                )
-                for n, video in batch
-                if isinstance(video, VideoEmbeddings)
-            }
+            labels = {}
+            for n, video in batch:
+                if isinstance(video, VideoEmbeddings):
+                    i, end = rest[n], video.end
+                    clock = _clock(metadata[i], end.frame_rate, end.frame_count)
+                    labels[ids[i]] = _moments(_scores(tokens, video.frames.multi), end.spans, clock, query)
             if labels:
                 samples.set_values(label_field, labels, key_field="id")
             bar.update(len(batch))
@@ -114,7 +109,7 @@ def _serves(index, model):
     return index.config.patches_field is None and task == model.task
 
 
-def _moments_from_index(model, index, ids, paths, metadata, tokens, query) -> Iterator:
+def _moments_from_index(model, index, ids, paths, metadata, tokens, query):
     """Yields the places and the moments of the videos whose frames an index holds."""
     for start in range(0, len(ids), _VIDEOS_AT_ONCE):
         found = index.get_multi_vectors(ids[start : start + _VIDEOS_AT_ONCE])
@@ -134,7 +129,7 @@ def _moments_from_index(model, index, ids, paths, metadata, tokens, query) -> It
             if len(rows) == length * len(spans):
                 frames = np.split(rows, len(spans))
                 clock = _clock(metadata[i], video.frame_rate, int(video.frame_count))
-                yield i, _moments(_scores(tokens, frames), spans, *clock, query)
+                yield i, _moments(_scores(tokens, frames), spans, clock, query)
 
 
 def _tokens_of_frame(model, video):
@@ -157,8 +152,9 @@ def _clock(metadata, frame_rate, frame_count):
     return frame_rate, frame_count
 
 
-def _moments(scores, spans, frame_rate, frame_count, query):
+def _moments(scores, spans, clock, query):
     """Returns the runs of frames that match as :class:`fiftyone.core.labels.TemporalDetections`, in their order."""
+    frame_rate, frame_count = clock
     matches = scores >= scores.max() - max((scores.max() - scores.min()) / 2, _LEAST)
     edges = np.flatnonzero(np.diff(matches, prepend=False, append=False))
     detections = []

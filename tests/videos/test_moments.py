@@ -110,7 +110,7 @@ def test_a_bad_video_keeps_its_field(videos, load_demo, tmp_path, caplog):
 def test_runs_of_frames(scores, expected):
     seconds = np.arange(len(scores))
     spans = np.stack([seconds, seconds + 1], axis=1)
-    labels = moments._moments(np.array(scores), spans, 29.97, 30 * len(scores), "a map")
+    labels = moments._moments(np.array(scores), spans, (29.97, 30 * len(scores)), "a map")
     assert [detection.seconds for detection in labels.detections] == expected
     for detection in labels.detections:
         assert 1 <= detection.support[0] <= detection.support[1] <= 30 * len(scores)
