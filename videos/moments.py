@@ -147,7 +147,8 @@ def _scores(tokens, frames):
 
 def _clock(metadata, frame_rate, frame_count):
     """Returns the frame rate and the number of frames by which the App plays a video, where FiftyOne knows them."""
-    if metadata is not None and metadata.frame_rate and metadata.total_frame_count:
+    # FiftyOne counts -1 frames, or other negative numbers, where a header does not say.
+    if metadata is not None and (metadata.frame_rate or 0) > 0 and (metadata.total_frame_count or 0) > 0:
         return metadata.frame_rate, metadata.total_frame_count
     return frame_rate, frame_count
 

@@ -1,5 +1,7 @@
 """FiftyOne's own calls on a dataset of videos."""
 
+import subprocess
+
 import fiftyone as fo
 import fiftyone.brain as fob
 import numpy as np
@@ -79,6 +81,35 @@ def test_a_bad_video_costs_only_itself(with_a_bad_one, load_demo, caplog):
     assert dataset.load_brain_results("search").total_index_size == 3
     assert "bad.mp4: it is damaged, or none of MP4" in caplog.text
     dataset.delete_brain_run("search")
+
+
+def test_a_video_whose_header_has_no_length(video_files, tmp_path, load_demo):
+    # As a browser or a camera records it. FiftyOne cannot count its frames, nor read it.
+    path, model = tmp_path / "streamed.webm", load_demo()
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-i",
+        video_files["meeting"],
+        "-c:v",
+        "libvpx",
+        "-b:v",
+        "2M",
+        "-f",
+        "webm",
+    ]
+    path.write_bytes(subprocess.run([*command, "-"], check=True, capture_output=True).stdout)
+    dataset = fo.Dataset()
+    dataset.add_sample(fo.Sample(filepath=str(path)))
+    dataset.compute_metadata()
+    assert dataset.compute_embeddings(model) == [None]
+    fob.compute_similarity(dataset, backend="late-interaction", model=DEMO_MODEL, brain_key="search")
+    model.moments(dataset, "an invoice", index=dataset.load_brain_results("search"))
+    (moment,) = dataset.first().moments.detections
+    assert moment.seconds == pytest.approx([3, 6]) and moment.support == [7, 12]
+    dataset.delete_brain_run("search")
+    dataset.delete()
 
 
 def test_clips(videos, load_demo):
