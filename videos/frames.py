@@ -141,7 +141,8 @@ class Video:
         return (second, frame) if decoded else None
 
     def _seek(self, second):
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * second)
+        # OpenCV goes to the nearest frame, which may be the one after.
+        self._capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * max(0, second - 1 / self.frame_rate))
         return self._next()
 
     def _count(self):

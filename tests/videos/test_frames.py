@@ -89,6 +89,26 @@ def test_seeking_finds_what_decoding_all_finds(long_video, folder, name, seek_se
         assert numbers(video.read(spans)) == [2, 7, 12, 17, 22, 27, 32]
 
 
+def test_what_lies_between_is_not_decoded(long_video, monkeypatch):
+    monkeypatch.setattr(frames, "_SEEK_SECONDS", 0.5)
+    decode, decoded = Video._next, []
+    monkeypatch.setattr(Video, "_next", lambda self: decoded.append(self) or decode(self))
+    with Video(long_video) as video:
+        # Off the grid of the frames, which are 0.25 seconds apart.
+        middles = np.arange(1, 38, 5) + 0.13
+        assert numbers(video.read(np.stack([middles, middles], axis=1))) == [1, 6, 11, 16, 21, 26, 31, 36]
+    assert len(decoded) < 60 < video.frame_count
+
+
+@pytest.mark.parametrize("lands", [lambda second: second + 3, lambda second: 0, lambda second: 100])
+def test_a_seek_that_leads_elsewhere_is_made_up_for(long_video, lands, monkeypatch):
+    monkeypatch.setattr(frames, "_SEEK_SECONDS", 0.5)
+    seek = Video._seek
+    monkeypatch.setattr(Video, "_seek", lambda self, second: seek(self, lands(second)))
+    with Video(long_video) as video:
+        assert numbers(video.read(np.array([[start, start + 5] for start in range(0, 35, 5)]))) == list(range(2, 35, 5))
+
+
 @pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv"])
 @pytest.mark.parametrize("seek_seconds", [0.5, 1e9])
 def test_a_varying_frame_rate(folder, name, seek_seconds, monkeypatch):
