@@ -203,7 +203,8 @@ class SearchPages(foo.Operator):
             for start in range(0, len(ids), _HEATMAPS_AT_ONCE):
                 yield _report(ctx, f"Heatmaps of {start} of {len(ids)} pages", start / len(ids))
                 part = ctx.dataset.select(ids[start : start + _HEATMAPS_AT_ONCE])
-                model.heatmaps(part, query, label_field=field, num_workers=0, progress=False, index=index)
+                draw = model.moments if pages.media_type == "video" else model.heatmaps
+                draw(part, query, label_field=field, num_workers=0, progress=False, index=index)
 
         if ctx.delegated:
             # Nobody waits for the view. The time makes its name unique.

@@ -81,6 +81,18 @@ def test_index_then_search(dataset, delegate):
     assert found.values("pages_distance") == sorted(found.values("pages_distance"))
 
 
+def test_videos_get_the_moments_that_match(dataset, tmp_path):
+    command = ["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=size=112x112:rate=2:duration=2"]
+    subprocess.run([*command, tmp_path / "video.mp4"], check=True)
+    videos = fo.Dataset(persistent=True)
+    videos.add_sample(fo.Sample(filepath=str(tmp_path / "video.mp4")))
+    run(INDEX, videos, brain_key="pages", model=MODEL, num_workers=0)
+    run(SEARCH, videos, brain_key="pages", query="a map", k=1, heatmaps=True)
+    assert videos.first().match.detections[0].label == "a map"
+    videos.delete_brain_run("pages")
+    videos.delete()
+
+
 def test_an_index_that_exists_gets_what_it_lacks_with_its_own_settings(dataset):
     run(INDEX, dataset, brain_key="pages", model=MODEL, num_workers=0, pool_factor=2)
     path = dataset.first().filepath
