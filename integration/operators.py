@@ -198,12 +198,12 @@ class SearchPages(foo.Operator):
 
         heatmaps = ctx.params.get("heatmaps", True) and config.patches_field is None
         if heatmaps:
-            ids = view.values("id")
-            index = ctx.dataset.load_brain_results(key)
-            for start in range(0, len(ids), _HEATMAPS_AT_ONCE):
-                yield _report(ctx, f"Heatmaps of {start} of {len(ids)} pages", start / len(ids))
-                part = ctx.dataset.select(ids[start : start + _HEATMAPS_AT_ONCE])
-                model.heatmaps(part, query, label_field=field, num_workers=0, progress=False, index=index)
+            found = ctx.dataset.select(view.values("id"), ordered=True)
+            options = {"batch_size": _HEATMAPS_AT_ONCE, "num_workers": 0, "progress": False}
+            options["index"] = ctx.dataset.load_brain_results(key)
+            for done, total in model.iter_heatmaps(found, query, label_field=field, **options):
+                if done % _HEATMAPS_AT_ONCE == 0:
+                    yield _report(ctx, f"Heatmaps of {done} of {total} pages", done / total if total else 1)
 
         if ctx.delegated:
             # Nobody waits for the view. The time makes its name unique.
