@@ -95,7 +95,7 @@ def register(plugin: Any) -> None:
         plugin: a :class:`fiftyone.plugins.context.PluginContext`
     """
     be_the_package(__name__)
-    from .integration.operators import IndexPages, SearchPages
+    from .app.operators import IndexPages, SearchPages
 
     plugin.register(IndexPages)
     plugin.register(SearchPages)

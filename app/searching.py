@@ -1,0 +1,164 @@
+"""The search that the operator *Search pages* and the panel *Page search* share."""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.zoo as foz
+from fiftyone.core.collections import SampleCollection
+
+from ..engine.image_files import check_dataset_path
+
+BACKEND = "late-interaction"
+
+# The field of the heatmaps, unless a person names another.
+MATCH = "match"
+
+# The description of the fields of distances that a search made, by which the next one finds them again.
+_DISTANCES = "The distances of the last search by Search pages"
+
+# Pages whose heatmaps are drawn between two reports of the progress.
+_HEATMAPS_AT_ONCE = 4
+
+# Stages that keep a page for what it is, whatever the order and the number of the others: those of the sidebar, of the
+# grid's order and of selected samples. A search before them can be left out, and not one before a limit, say.
+_FILTERS = (
+    fo.Exclude,
+    fo.ExcludeFields,
+    fo.Exists,
+    fo.FilterField,
+    fo.FilterKeypoints,
+    fo.FilterLabels,
+    fo.Match,
+    fo.MatchLabels,
+    fo.MatchTags,
+    fo.Select,
+    fo.SelectFields,
+    fo.SetField,
+    fo.SortBy,
+)
+
+
+def late_interaction_indexes(dataset: fo.Dataset) -> dict[str, Any]:
+    """Returns the settings of a dataset's late-interaction indexes, by brain key."""
+    keys = dataset.list_brain_runs(type="similarity", method=BACKEND)
+    return {key: dataset.get_brain_info(key).config for key in keys}
+
+
+def target(ctx: Any) -> SampleCollection:
+    """Returns the samples that a person chose: of groups, those of the slice that is shown; of documents, all pages."""
+    view = ctx.target_view()
+    if not view._is_dynamic_groups:
+        return ctx.target_view(require_flat=True)
+
+    # FiftyOne takes these for groups with slices, and its data loaders cannot read the flattened view.
+    return ctx.dataset.select(view.flatten().values("id"))
+
+
+def before_search(view: SampleCollection) -> SampleCollection:
+    """Returns a view without the searches in it, so that the next search is not among the last one's results.
+
+    What filters the results stays, as the sidebar does. A search whose results were limited, grouped or the like is
+    left in place: who does that wants these.
+
+    Args:
+        view: a dataset or view
+
+    Returns:
+        a dataset or view
+    """
+    stages = list(view.view()._stages)
+    kept: list[Any] = []
+    while stages:
+        stage = stages.pop()
+        if not isinstance(stage, fo.SortBySimilarity):
+            kept.insert(0, stage)
+            if not isinstance(stage, _FILTERS):
+                break
+        # The App's search box adds a selection of the ids that it found. Other selections are the person's.
+        elif stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == stage.k:
+            stages.pop()
+
+    before = view._base_view if isinstance(view, fo.DatasetView) else view
+    for stage in [*stages, *kept]:
+        before = before.add_stage(stage)
+    return before
+
+
+def iter_search(
+    dataset: fo.Dataset,
+    pages: SampleCollection,
+    brain_key: str,
+    query: str,
+    k: int,
+    heatmaps_field: str | None,
+    report: Callable[..., Any],
+) -> Generator[Any, None, fo.DatasetView]:
+    """Searches pages, and writes where each that is found matched.
+
+    Args:
+        dataset: the dataset
+        pages: the dataset, or a view of it, to search
+        brain_key: the index
+        query: what to look for
+        k: the number of pages to find
+        heatmaps_field: the field of the heatmaps, or ``None`` for no heatmaps. Patches have none
+        report: a function that makes what is yielded of a text and a progress, from 0 to 1 or left out
+
+    Yields:
+        what ``report`` returns
+
+    Returns:
+        the :class:`fiftyone.core.view.DatasetView` of the pages that were found, the best first
+    """
+    config = late_interaction_indexes(dataset)[brain_key]
+    yield report("Loading the model")
+    model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
+
+    if config.patches_field is not None and not pages._is_patches:
+        pages = pages.to_patches(config.patches_field)
+    distances = _distance_field(dataset, brain_key)
+    if config.patches_field is None and not dataset.has_field(distances):
+        dataset.add_sample_field(distances, fo.FloatField, description=_DISTANCES)
+    yield report("Searching")
+    view = pages.sort_by_similarity(query, k=k, brain_key=brain_key, dist_field=distances)
+
+    found = dataset.select(view.values("sample_id" if view._is_patches else "id"), ordered=True)
+    _fill_metadata(found)
+    if heatmaps_field is not None and config.patches_field is None:
+        options = {"batch_size": _HEATMAPS_AT_ONCE, "num_workers": 0, "progress": False}
+        options["index"] = dataset.load_brain_results(brain_key)
+        for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
+            yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
+    return view
+
+
+def shown_fields(dataset: fo.Dataset, active: list[str], heatmaps_field: str | None) -> list[str]:
+    """Returns the fields to show on pages that were found: what is shown already, and what tells the pages apart.
+
+    Args:
+        dataset: the dataset
+        active: the fields that are shown already
+        heatmaps_field: the field of the heatmaps, or ``None``
+    """
+    wanted = [field for field in ("document", "page", heatmaps_field) if field and dataset.has_field(field)]
+    return [*dict.fromkeys([*active, *wanted])]
+
+
+def _fill_metadata(samples):
+    """Stores the size of each image that has none stored, which the App would look up each time."""
+    for sample in samples.exists("metadata", False).iter_samples(autosave=True, progress=False):
+        try:
+            sample.metadata = fo.ImageMetadata.build_for(check_dataset_path(sample.filepath))
+        except Exception:
+            continue  # the App, and the heatmaps, tell of images that cannot be read
+
+
+def _distance_field(dataset, key):
+    """The name of a field for the distances that is new or a search's own."""
+    name, number = f"{key}_distance", 1
+    schema = dataset.get_field_schema()
+    while name in schema and schema[name].description != _DISTANCES:
+        number += 1
+        name = f"{key}_distance_{number}"
+    return name
