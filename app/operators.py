@@ -187,7 +187,7 @@ class SearchPages(foo.Operator):
         field = (ctx.params.get("label_field") or MATCH) if ctx.params.get("heatmaps", True) else None
         pages = before_search(target(ctx))
         report = functools.partial(_report, ctx)
-        view = yield from iter_search(ctx.dataset, pages, key, query, ctx.params["k"], field, report)
+        view, _ = yield from iter_search(ctx.dataset, pages, key, query, ctx.params["k"], field, report)
 
         if ctx.delegated:
             # Nobody waits for the view. The time makes its name unique.

@@ -93,7 +93,7 @@ def iter_search(
     k: int,
     heatmaps_field: str | None,
     report: Callable[..., Any],
-) -> Generator[Any, None, fo.DatasetView]:
+) -> Generator[Any, None, tuple[fo.DatasetView, str]]:
     """Searches pages, and writes where each that is found matched.
 
     Args:
@@ -109,7 +109,8 @@ def iter_search(
         what ``report`` returns
 
     Returns:
-        the :class:`fiftyone.core.view.DatasetView` of the pages that were found, the best first
+        a tuple of the :class:`fiftyone.core.view.DatasetView` of the pages that were found, the best first, and the
+        name of the field of their distances
     """
     config = late_interaction_indexes(dataset)[brain_key]
     yield report("Loading the model")
@@ -130,7 +131,7 @@ def iter_search(
         options["index"] = dataset.load_brain_results(brain_key)
         for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
             yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
-    return view
+    return view, distances
 
 
 def shown_fields(dataset: fo.Dataset, active: list[str], heatmaps_field: str | None) -> list[str]:

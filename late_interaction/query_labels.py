@@ -7,7 +7,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 # Magenta, which neither paper nor many photographs have. The App gives a new field any of its colours, such as grey.
-_COLOUR = "#ff0090"
+COLOUR = "#ff0090"
 
 
 def check_fields(samples: SampleCollection, fields: Iterable[str], kind: type, name: str) -> None:
@@ -47,6 +47,6 @@ def set_colour(samples: SampleCollection, field: str) -> None:
     dataset = samples._root_dataset
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     if not any(known.get("path") == field for known in scheme.fields or ()):
-        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": _COLOUR}]
+        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": COLOUR}]
         dataset.app_config.color_scheme = scheme
         dataset.save()
