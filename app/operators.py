@@ -21,7 +21,9 @@ from .searching import (
     MATCH,
     before_search,
     iter_search,
+    iter_show,
     late_interaction_indexes,
+    serialized,
     shown_fields,
     target,
 )
@@ -187,17 +189,16 @@ class SearchPages(foo.Operator):
         field = (ctx.params.get("label_field") or MATCH) if ctx.params.get("heatmaps", True) else None
         pages = before_search(target(ctx))
         report = functools.partial(_report, ctx)
-        view, _ = yield from iter_search(ctx.dataset, pages, key, query, ctx.params["k"], field, report)
+        found = yield from iter_search(ctx.dataset, pages, key, query, ctx.params["k"], field, report)
 
         if ctx.delegated:
             # Nobody waits for the view. The time makes its name unique.
             moment = datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-            ctx.dataset.save_view(f"search {moment}: {query}"[:100], view)
+            ctx.dataset.save_view(f"search {moment}: {query}"[:100], found.view)
         else:
-            yield ctx.ops.reload_dataset()
-            yield ctx.ops.set_view(view)
-            yield ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, field))
-        yield _report(ctx, f"Found {len(view)} pages", 1)
+            fields = shown_fields(found.view, ctx.active_fields, field)
+            yield from iter_show(ctx, serialized(found.view), fields, found.has_new_colour)
+        yield _report(ctx, f"Found {len(found.view)} pages", 1)
 
 
 def _searchable(dataset):

@@ -4,7 +4,6 @@ The panel's state and data are in the browser, so that each person has their own
 own, :class:`RunPageSearch`, since only operators, and no panels, can report while they run.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,22 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.operators as foo
-from bson import json_util
 from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
 from ..engine.image_files import ImageError
 from ..late_interaction.snippets import in_markdown, snippet
 from .layout import layout
-from .searching import MATCH, before_search, iter_search, late_interaction_indexes, shown_fields, target
+from .searching import (
+    MATCH,
+    before_search,
+    iter_search,
+    iter_show,
+    late_interaction_indexes,
+    serialized,
+    shown_fields,
+    target,
+)
 from .thumbnails import thumbnail
 
 # Pages that are found.
@@ -56,7 +63,7 @@ class PageSearch(foo.Panel):
             return super().execute(ctx)
 
     def render(self, ctx: Any) -> types.Property:
-        return layout(self, ctx.panel.state, searchable_keys(ctx.dataset))
+        return layout(self, ctx.panel.state, searchable_indexes(ctx.dataset))
 
     #
     # What a person does
@@ -65,38 +72,45 @@ class PageSearch(foo.Panel):
     def search(self, ctx: Any) -> None:
         """Starts the search for what is in the field."""
         state = ctx.panel.state
-        query = (state.get("form.query") or "").strip()
-        keys = searchable_keys(ctx.dataset)
-        key = state.get("form.brain_key")
-        if not query or not keys:
+        asked = {**(state.get("form") or {}), **(state.get("options") or {})}
+        query, settings = (asked.get("query") or "").strip(), searchable_indexes(ctx.dataset)
+        if not query or not settings:
             return
 
+        key = asked.get("brain_key")
+        key = key if key in settings else next(iter(settings))
+        params = {"query": query, "brain_key": key, "mode": _mode(asked) if settings[key] else None}
         state.set({"busy": True, "error": None})
         ctx.panel.set_data({"status": "Starting", "fraction": None})
-        params = {"query": query, "brain_key": key if key in keys else keys[0]}
         ctx.trigger(f"{self.plugin_name}/{RunPageSearch.NAME}", {**params, **_addressed(ctx)})
 
     def open_page(self, ctx: Any) -> None:
-        """Opens a page that was found, with its heatmap."""
-        self.show_results(ctx)
+        """Opens a page that was found."""
         ctx.ops.open_sample(id=ctx.params["id"])
+        # The fields that are set now are the grid's. One round trip later, they are those of the page that is open.
+        ctx.trigger(self.uri, {"__method__": "show_match", **_addressed(ctx)})
+
+    def show_match(self, ctx: Any) -> None:
+        """Shows the heatmap on the page that is open."""
         ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, MATCH))
 
     def show_results(self, ctx: Any) -> None:
         """Shows the pages that were found in the grid."""
-        ctx.panel.state.set("document", None)
-        ctx.trigger("set_view", {"view": ctx.panel.state.get("view")})
-
-    def show_document(self, ctx: Any) -> None:
-        """Shows all pages of a document in the grid, in order."""
-        ctx.panel.state.set("document", ctx.params["document"])
-        ctx.ops.set_view(_pages_of(ctx.dataset, ctx.params["document"]))
-        ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, MATCH))
+        self._show(ctx, "results", ctx.panel.state.get("view"))
 
     def show_all(self, ctx: Any) -> None:
         """Shows the pages that were searched in the grid."""
-        ctx.panel.state.set("document", None)
-        ctx.trigger("set_view", {"view": ctx.panel.state.get("searched_view")})
+        self._show(ctx, "all", ctx.panel.state.get("searched_view"))
+
+    def show_document(self, ctx: Any) -> None:
+        """Shows all pages of a document in the grid, in order."""
+        self._show(ctx, "document", serialized(_pages_of(ctx.dataset, ctx.params["document"])))
+        ctx.panel.state.set("document", ctx.params["document"])
+        ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, MATCH))
+
+    def _show(self, ctx, shown, view):
+        ctx.panel.state.set({"shown": shown, "document": None})
+        ctx.trigger("set_view", {"view": view})
 
     #
     # What a search reports at its end
@@ -104,11 +118,12 @@ class PageSearch(foo.Panel):
 
     def show_found(self, ctx: Any) -> None:
         """Shows what a search found."""
-        ctx.panel.state.set({"busy": False, "error": None, "document": None, **ctx.params["found"]})
+        found = ctx.params["found"]
+        ctx.panel.state.set({"busy": False, "error": None, "shown": "results", "document": None, **found})
         ctx.panel.set_data("results", ctx.params["pictures"])
-        ctx.ops.reload_dataset()
-        ctx.trigger("set_view", {"view": ctx.panel.state.get("view")})
-        ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, MATCH))
+        fields = shown_fields(ctx.dataset, ctx.active_fields, MATCH)
+        for _ in iter_show(ctx, found["view"], fields, ctx.params["has_new_colour"]):
+            pass
 
     def show_failure(self, ctx: Any) -> None:
         """Shows why a search failed."""
@@ -127,30 +142,38 @@ class RunPageSearch(foo.Operator):
         )
 
     def execute(self, ctx: Any) -> Iterator:
-        panel, addressed = f"{self.plugin_name}/page_search", _addressed(ctx)
+        addressed = _addressed(ctx)
+
+        def tell(method, **params):
+            return ctx.trigger(f"{self.plugin_name}/page_search", {"__method__": method, **params, **addressed})
 
         def report(status, fraction=None):
             return ctx.ops.patch_panel_data({"status": status, "fraction": fraction})
 
         try:
-            query, key = ctx.params["query"], ctx.params["brain_key"]
-            pages = pages_to_search(ctx)
-            view, distances = yield from iter_search(ctx.dataset, pages, key, query, PAGES, MATCH, report)
+            pages, query = pages_to_search(ctx), ctx.params["query"]
+            asked = {"heatmaps_field": MATCH, "mode": ctx.params["mode"], "report": report}
+            found = yield from iter_search(ctx.dataset, pages, ctx.params["brain_key"], query, PAGES, **asked)
             yield report("Drawing the pages")
-            rows, pictures = _describe(view, query, distances)
-            found = {"asked": query, "rows": rows, "view": _serialized(view), "searched": len(pages)}
-            found["searched_view"] = _serialized(pages)
-            yield ctx.trigger(f"{panel}#show_found", {"found": found, "pictures": pictures, **addressed})
+            # By words, too, a score says no more than the order.
+            has_scores = ctx.params["mode"] == "vectors" or not searchable_indexes(ctx.dataset)[ctx.params["brain_key"]]
+            rows, pictures = _describe(found, query, has_scores)
+            state = {"asked": query, "rows": rows, "searched": len(pages)}
+            state |= {"view": serialized(found.view), "searched_view": serialized(pages)}
+            yield tell("show_found", found=state, pictures=pictures, has_new_colour=found.has_new_colour)
         except Exception as error:
             # The App's server drops what a generator raises, and the panel would wait for ever.
             logger.warning("The search for %r failed", ctx.params.get("query"), exc_info=True)
-            yield ctx.trigger(f"{panel}#show_failure", {"error": f"{type(error).__name__}: {error}", **addressed})
+            yield tell("show_failure", error=f"{type(error).__name__}: {error}")
 
 
-def searchable_keys(dataset: fo.Dataset) -> list[str]:
-    """Returns the brain keys of the indexes of whole pages that know the name of their model."""
-    indexes = late_interaction_indexes(dataset).items()
-    return sorted(key for key, config in indexes if config.model is not None and config.patches_field is None)
+def searchable_indexes(dataset: fo.Dataset) -> dict[str, bool]:
+    """Returns the indexes of whole pages that know their model's name: by brain key, whether each has words, too."""
+    return {
+        key: getattr(config, "text_field", None) is not None
+        for key, config in sorted(late_interaction_indexes(dataset).items())
+        if config.model is not None and config.patches_field is None
+    }
 
 
 def pages_to_search(ctx: Any) -> Any:
@@ -175,28 +198,26 @@ def _addressed(ctx):
     return {"panel_id": ctx.panel_id, "panel_state": ctx.panel_state, "dataset": ctx.dataset_name}
 
 
-def _serialized(view):
-    return json.loads(json_util.dumps(view.view()._serialize()))
+def _mode(asked):
+    # As the index does by itself, which the view bar can show.
+    return None if asked.get("mode") == "hybrid" else asked.get("mode")
 
 
-def _describe(view, query, distances):
+def _describe(found, query, has_scores):
     """Describes the pages that were found, and draws them.
 
     Returns:
         a tuple of the rows that :func:`layout.layout` shows, and the pictures in them
     """
     rows, pictures = [], {}
-    for rank, sample in enumerate(view):
-        document, page, pages, text, match = (
-            sample[name] if sample.has_field(name) else None for name in ("document", "page", "pages", "text", MATCH)
-        )
-        row = {"id": sample.id, "document": document, "title": Path(sample.filepath).name, "snippet": ""}
+    for rank, sample in enumerate(found.view):
+        names = ("document", "page", "pages", "text", MATCH)
+        document, page, pages, text, match = (sample[name] if sample.has_field(name) else None for name in names)
+        row = {"id": sample.id, "title": Path(sample.filepath).name, "document": document if pages != 1 else None}
         if document is not None:
-            row["title"] = document if pages == 1 else f"{document} · page {page}"
-        row["pages"] = pages
-        if text:
-            row["snippet"] = in_markdown(snippet(text, query, _SNIPPET), query)
-        row["score"] = round(1 - sample[distances], 3)
+            row["title"] = document if pages == 1 else f"{document} · page {page} of {pages}"
+        row["snippet"] = in_markdown(snippet(text or "", query, _SNIPPET), query)
+        row["score"] = f"{1 - sample[found.distances]:.2f}" if has_scores else ""
         try:
             pictures[f"row{rank}"] = {"picture": thumbnail(sample.filepath, None if match is None else match.map)}
         except ImageError as error:

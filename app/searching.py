@@ -1,13 +1,17 @@
 """The search that the operator *Search pages* and the panel *Page search* share."""
 
-from collections.abc import Callable, Generator
-from typing import Any
+import json
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import fiftyone as fo
 import fiftyone.zoo as foz
+from bson import json_util
 from fiftyone.core.collections import SampleCollection
 
 from ..engine.image_files import check_dataset_path
+from ..late_interaction.query_labels import clear_stale
 
 BACKEND = "late-interaction"
 
@@ -37,6 +41,23 @@ _FILTERS = (
     fo.SetField,
     fo.SortBy,
 )
+
+# FiftyOne keeps one object of an index in a process, and sets its view for a search. Two people may search at once.
+_ranking = threading.Lock()
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Args:
+        view: the :class:`fiftyone.core.view.DatasetView` of the pages, the best first
+        distances: the name of the field of their distances
+        has_new_colour: whether the heatmaps' field has got its colour by this search
+    """
+
+    view: fo.DatasetView
+    distances: str
+    has_new_colour: bool
 
 
 def late_interaction_indexes(dataset: fo.Dataset) -> dict[str, Any]:
@@ -71,18 +92,33 @@ def before_search(view: SampleCollection) -> SampleCollection:
     kept: list[Any] = []
     while stages:
         stage = stages.pop()
-        if not isinstance(stage, fo.SortBySimilarity):
+        if not _is_search(view._root_dataset, stage):
             kept.insert(0, stage)
             if not isinstance(stage, _FILTERS):
                 break
         # The App's search box adds a selection of the ids that it found. Other selections are the person's.
-        elif stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == stage.k:
+        elif stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == getattr(stage, "k", None):
             stages.pop()
 
     before = view._base_view if isinstance(view, fo.DatasetView) else view
     for stage in [*stages, *kept]:
         before = before.add_stage(stage)
     return before
+
+
+def _is_search(dataset, stage):
+    if isinstance(stage, fo.SortBySimilarity):
+        return True
+    if not isinstance(stage, fo.Select) or not stage.ordered:
+        return False
+
+    # A search by words, for which there is no stage, is an ordered selection. Others are the person's.
+    schema = dataset.get_field_schema()
+    for name in (name for name, field in schema.items() if field.description == _DISTANCES):
+        distances = dataset.select(stage.sample_ids, ordered=True).values(name)
+        if None not in distances and distances == sorted(distances):
+            return True
+    return False
 
 
 def iter_search(
@@ -93,7 +129,8 @@ def iter_search(
     k: int,
     heatmaps_field: str | None,
     report: Callable[..., Any],
-) -> Generator[Any, None, tuple[fo.DatasetView, str]]:
+    mode: str | None = None,
+) -> Generator[Any, None, Found]:
     """Searches pages, and writes where each that is found matched.
 
     Args:
@@ -104,45 +141,87 @@ def iter_search(
         k: the number of pages to find
         heatmaps_field: the field of the heatmaps, or ``None`` for no heatmaps. Patches have none
         report: a function that makes what is yielded of a text and a progress, from 0 to 1 or left out
+        mode (None): ``"hybrid"``, ``"vectors"`` or ``"text"``, which needs no model and draws no heatmaps. By default
+            the index's own
 
     Yields:
         what ``report`` returns
 
     Returns:
-        a tuple of the :class:`fiftyone.core.view.DatasetView` of the pages that were found, the best first, and the
-        name of the field of their distances
+        what was found
     """
     config = late_interaction_indexes(dataset)[brain_key]
-    yield report("Loading the model")
-    model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
+    if mode != "text":
+        yield report("Loading the model")
+        model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
 
-    if config.patches_field is not None and not pages._is_patches:
-        pages = pages.to_patches(config.patches_field)
+    if config.patches_field is not None:
+        heatmaps_field = None
+        pages = pages if pages._is_patches else pages.to_patches(config.patches_field)
     distances = _distance_field(dataset, brain_key)
     if config.patches_field is None and not dataset.has_field(distances):
         dataset.add_sample_field(distances, fo.FloatField, description=_DISTANCES)
     yield report("Searching")
-    view = pages.sort_by_similarity(query, k=k, brain_key=brain_key, dist_field=distances)
+    with _ranking:
+        view = _rank(pages, brain_key, query, k, distances, mode)
 
     found = dataset.select(view.values("sample_id" if view._is_patches else "id"), ordered=True)
     _fill_metadata(found)
-    if heatmaps_field is not None and config.patches_field is None:
+    had_colour = _has_colour(dataset, heatmaps_field)
+    if heatmaps_field is not None and mode == "text":
+        clear_stale(dataset, {heatmaps_field: query})
+    elif heatmaps_field is not None:
         options = {"batch_size": _HEATMAPS_AT_ONCE, "num_workers": 0, "progress": False}
         options["index"] = dataset.load_brain_results(brain_key)
         for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
             yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
-    return view, distances
+    return Found(view, distances, _has_colour(dataset, heatmaps_field) and not had_colour)
 
 
-def shown_fields(dataset: fo.Dataset, active: list[str], heatmaps_field: str | None) -> list[str]:
+def _rank(pages, brain_key, query, k, distances, mode):
+    if mode is None:
+        # As a stage, which says in the App what was searched.
+        return pages.sort_by_similarity(query, k=k, brain_key=brain_key, dist_field=distances)
+
+    index = pages._root_dataset.load_brain_results(brain_key)
+    with index.use_view(pages):
+        return index.sort_by_similarity(query, k=k, dist_field=distances, mode=mode)
+
+
+def iter_show(ctx: Any, view: list[dict], fields: list[str], has_new_colour: bool) -> Iterator[Any]:
+    """Shows pages that were found in the App.
+
+    Args:
+        ctx: the :class:`fiftyone.operators.ExecutionContext`
+        view: what :func:`serialized` returned
+        fields: the fields to show
+        has_new_colour: see :class:`Found`
+
+    Yields:
+        the App's operations
+    """
+    yield ctx.ops.reload_dataset()
+    if has_new_colour:
+        # An open App goes on with the colours that it began with.
+        yield ctx.trigger("set_color_scheme", {"fields": ctx.dataset.app_config.color_scheme.fields})
+    yield ctx.trigger("set_view", {"view": view})
+    yield ctx.ops.set_active_fields(fields)
+
+
+def serialized(view: SampleCollection) -> list[dict]:
+    """Returns a view as the App takes it, as JSON."""
+    return json.loads(json_util.dumps(view.view()._serialize()))
+
+
+def shown_fields(samples: SampleCollection, active: list[str], heatmaps_field: str | None) -> list[str]:
     """Returns the fields to show on pages that were found: what is shown already, and what tells the pages apart.
 
     Args:
-        dataset: the dataset
+        samples: the pages, or the dataset
         active: the fields that are shown already
         heatmaps_field: the field of the heatmaps, or ``None``
     """
-    wanted = [field for field in ("document", "page", heatmaps_field) if field and dataset.has_field(field)]
+    wanted = [field for field in ("document", "page", heatmaps_field) if field and samples.has_field(field)]
     return [*dict.fromkeys([*active, *wanted])]
 
 
@@ -163,3 +242,8 @@ def _distance_field(dataset, key):
         number += 1
         name = f"{key}_distance_{number}"
     return name
+
+
+def _has_colour(dataset, field):
+    scheme = dataset.app_config.color_scheme
+    return scheme is not None and any(known.get("path") == field for known in scheme.fields or ())
