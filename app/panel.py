@@ -11,6 +11,7 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.operators as foo
+from bson import json_util
 from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
@@ -24,6 +25,7 @@ from .searching import (
     iter_show,
     late_interaction_indexes,
     serialized,
+    show_view,
     shown_fields,
     target,
 )
@@ -80,19 +82,13 @@ class PageSearch(foo.Panel):
         key = asked.get("brain_key")
         key = key if key in settings else next(iter(settings))
         params = {"query": query, "brain_key": key, "mode": _mode(asked) if settings[key] else None}
-        state.set({"busy": True, "error": None})
-        ctx.panel.set_data({"status": "Starting", "fraction": None})
+        state.set({"busy": True, "error": None, "results": None})
+        ctx.panel.set_data({"status": "Starting", "fraction": None, "results": None})
         ctx.trigger(f"{self.plugin_name}/{RunPageSearch.NAME}", {**params, **_addressed(ctx)})
 
     def open_page(self, ctx: Any) -> None:
         """Opens a page that was found."""
         ctx.ops.open_sample(id=ctx.params["id"])
-        # The fields that are set now are the grid's. One round trip later, they are those of the page that is open.
-        ctx.trigger(self.uri, {"__method__": "show_match", **_addressed(ctx)})
-
-    def show_match(self, ctx: Any) -> None:
-        """Shows the heatmap on the page that is open."""
-        ctx.ops.set_active_fields(shown_fields(ctx.dataset, ctx.active_fields, MATCH))
 
     def show_results(self, ctx: Any) -> None:
         """Shows the pages that were found in the grid."""
@@ -110,7 +106,7 @@ class PageSearch(foo.Panel):
 
     def _show(self, ctx, shown, view):
         ctx.panel.state.set({"shown": shown, "document": None})
-        ctx.trigger("set_view", {"view": view})
+        show_view(ctx, view)
 
     #
     # What a search reports at its end
@@ -120,7 +116,6 @@ class PageSearch(foo.Panel):
         """Shows what a search found."""
         found = ctx.params["found"]
         ctx.panel.state.set({"busy": False, "error": None, "shown": "results", "document": None, **found})
-        ctx.panel.set_data("results", ctx.params["pictures"])
         fields = shown_fields(ctx.dataset, ctx.active_fields, MATCH)
         for _ in iter_show(ctx, found["view"], fields, ctx.params["has_new_colour"]):
             pass
@@ -158,9 +153,10 @@ class RunPageSearch(foo.Operator):
             # By words, too, a score says no more than the order.
             has_scores = ctx.params["mode"] == "vectors" or not searchable_indexes(ctx.dataset)[ctx.params["brain_key"]]
             rows, pictures = _describe(found, query, has_scores)
+            yield ctx.ops.patch_panel_data({"results": pictures})
             state = {"asked": query, "rows": rows, "searched": len(pages)}
             state |= {"view": serialized(found.view), "searched_view": serialized(pages)}
-            yield tell("show_found", found=state, pictures=pictures, has_new_colour=found.has_new_colour)
+            yield tell("show_found", found=state, has_new_colour=found.has_new_colour)
         except Exception as error:
             # The App's server drops what a generator raises, and the panel would wait for ever.
             logger.warning("The search for %r failed", ctx.params.get("query"), exc_info=True)
@@ -183,7 +179,7 @@ def pages_to_search(ctx: Any) -> Any:
         shown = _pages_of(ctx.dataset, document)._stages
         stages = list(view.view()._stages)
         if stages[: len(shown)] == shown:
-            view = fo.DatasetView._build(ctx.dataset, ctx.panel.state.get("searched_view"))
+            view = fo.DatasetView._build(ctx.dataset, json_util.loads(ctx.panel.state.get("searched_view")))
             for stage in stages[len(shown) :]:
                 view = view.add_stage(stage)
     return before_search(view)
@@ -195,7 +191,12 @@ def _pages_of(dataset, document):
 
 def _addressed(ctx):
     """The parameters by which a panel and its operator find each other."""
-    return {"panel_id": ctx.panel_id, "panel_state": ctx.panel_state, "dataset": ctx.dataset_name}
+    return {"panel_id": ctx.panel_id, "panel_state": _without_data(ctx.panel_state), "dataset": ctx.dataset_name}
+
+
+def _without_data(state):
+    # The App copies a panel's data into its state when a person types. Pictures need not go to and fro.
+    return {name: value for name, value in state.items() if name not in ("results", "status", "fraction")}
 
 
 def _mode(asked):

@@ -175,6 +175,7 @@ def iter_search(
         options["index"] = dataset.load_brain_results(brain_key)
         for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
             yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
+    _show_by_default(dataset, shown_fields(dataset, [], heatmaps_field))
     return Found(view, distances, _has_colour(dataset, heatmaps_field) and not had_colour)
 
 
@@ -188,7 +189,7 @@ def _rank(pages, brain_key, query, k, distances, mode):
         return index.sort_by_similarity(query, k=k, dist_field=distances, mode=mode)
 
 
-def iter_show(ctx: Any, view: list[dict], fields: list[str], has_new_colour: bool) -> Iterator[Any]:
+def iter_show(ctx: Any, view: str, fields: list[str], has_new_colour: bool) -> Iterator[Any]:
     """Shows pages that were found in the App.
 
     Args:
@@ -204,13 +205,18 @@ def iter_show(ctx: Any, view: list[dict], fields: list[str], has_new_colour: boo
     if has_new_colour:
         # An open App goes on with the colours that it began with.
         yield ctx.trigger("set_color_scheme", {"fields": ctx.dataset.app_config.color_scheme.fields})
-    yield ctx.trigger("set_view", {"view": view})
+    yield show_view(ctx, view)
     yield ctx.ops.set_active_fields(fields)
 
 
-def serialized(view: SampleCollection) -> list[dict]:
-    """Returns a view as the App takes it, as JSON."""
-    return json.loads(json_util.dumps(view.view()._serialize()))
+def serialized(view: SampleCollection) -> str:
+    """Returns a view as JSON. It stays a string, since the App's server makes objects of ids in what it is sent."""
+    return json_util.dumps(view.view()._serialize())
+
+
+def show_view(ctx: Any, view: str) -> Any:
+    """Shows a view that was serialized in the App, and returns the operation."""
+    return ctx.trigger("set_view", {"view": json.loads(view)})
 
 
 def shown_fields(samples: SampleCollection, active: list[str], heatmaps_field: str | None) -> list[str]:
@@ -242,6 +248,16 @@ def _distance_field(dataset, key):
         number += 1
         name = f"{key}_distance_{number}"
     return name
+
+
+def _show_by_default(dataset, fields):
+    """Lets the App show fields that it otherwise shows in no new window, and on no page that an operator opens."""
+    shown = dataset.app_config.active_fields or fo.DatasetAppConfig.default_active_fields(dataset)
+    missing = [field for field in fields if field not in shown.paths]
+    if missing and not shown.exclude:
+        shown.paths = [*shown.paths, *missing]
+        dataset.app_config.active_fields = shown
+        dataset.save()
 
 
 def _has_colour(dataset, field):

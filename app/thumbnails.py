@@ -16,7 +16,7 @@ from ..late_interaction.heatmaps import RANGE
 from ..late_interaction.query_labels import COLOUR
 
 # The largest width and height in pixels. It is sharp on a screen of two pixels a point at half of it.
-SIZE = (320, 400)
+SIZE = (240, 300)
 
 # How much of a page the hottest place hides.
 _OPACITY = 0.75
@@ -45,5 +45,5 @@ def thumbnail(path: str, heat: np.ndarray | None = None) -> str:
         mask = Image.fromarray(opacity.astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
         image.paste(ImageColor.getrgb(COLOUR), mask=mask)
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=85)
+    image.save(encoded, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
