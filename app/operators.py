@@ -16,9 +16,9 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from ..integration.seams import PACKAGE
+from ..late_interaction.query_labels import MATCH
 from .searching import (
     BACKEND,
-    MATCH,
     before_search,
     iter_search,
     iter_show,
@@ -26,6 +26,19 @@ from .searching import (
     serialized,
     shown_fields,
     target,
+)
+
+# What an index that exists is continued with.
+_SETTINGS = (
+    "model",
+    "model_kwargs",
+    "patches_field",
+    "text_field",
+    "pool_factor",
+    "dtype",
+    "store",
+    "candidates",
+    "gate",
 )
 
 MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
@@ -92,6 +105,15 @@ class IndexPages(foo.Operator):
                 label="Patches",
                 description="A label field, to index the patches that it marks and not whole pages",
             )
+            texts = _text_fields(ctx.dataset)
+            if texts and not ctx.params.get("patches_field"):
+                inputs.enum(
+                    "text_field",
+                    ["", *texts],
+                    default="text" if "text" in texts else "",
+                    label="Text",
+                    description="A field with the pages' texts, to search by words, too",
+                )
             inputs.int(
                 "pool_factor",
                 default=1,
@@ -125,11 +147,12 @@ class IndexPages(foo.Operator):
         params = ctx.params
         key = params["brain_key"]
         settings = {name: params[name] for name in ("pool_factor", "dtype") if params.get(name)}
-        settings |= {"model": params.get("model"), "patches_field": params.get("patches_field") or None}
+        settings |= {name: params.get(name) or None for name in ("model", "patches_field", "text_field")}
+        if settings["patches_field"]:
+            settings["text_field"] = None
         made = late_interaction_indexes(ctx.dataset).get(key)
         if made is not None:
-            names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates", "gate")
-            settings = {name: getattr(made, name) for name in names}
+            settings = {name: getattr(made, name) for name in _SETTINGS}
 
         yield _report(ctx, "Loading the model")
         pages = target(ctx)
@@ -215,6 +238,12 @@ def _patches_fields(dataset):
     schema = dataset.get_field_schema(ftype=fo.EmbeddedDocumentField)
     kinds = (fo.Detection, fo.Detections, fo.Polyline, fo.Polylines)
     return [name for name, field in schema.items() if issubclass(field.document_type, kinds)]
+
+
+def _text_fields(dataset):
+    """The fields of strings, but those that say which page it is."""
+    others = {"filepath", "document", "file_version"}
+    return [name for name in dataset.get_field_schema(ftype=fo.StringField) if name not in others]
 
 
 def _report(ctx, label, progress=None):

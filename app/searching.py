@@ -11,12 +11,9 @@ from bson import json_util
 from fiftyone.core.collections import SampleCollection
 
 from ..engine.image_files import check_dataset_path
-from ..late_interaction.query_labels import clear_stale
+from ..late_interaction.query_labels import clear_stale, show_by_default
 
 BACKEND = "late-interaction"
-
-# The field of the heatmaps, unless a person names another.
-MATCH = "match"
 
 # The description of the fields of distances that a search made, by which the next one finds them again.
 _DISTANCES = "The distances of the last search by Search pages"
@@ -175,7 +172,7 @@ def iter_search(
         options["index"] = dataset.load_brain_results(brain_key)
         for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
             yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
-    _show_by_default(dataset, shown_fields(dataset, [], heatmaps_field))
+    show_by_default(dataset, shown_fields(dataset, [], heatmaps_field))
     return Found(view, distances, _has_colour(dataset, heatmaps_field) and not had_colour)
 
 
@@ -248,16 +245,6 @@ def _distance_field(dataset, key):
         number += 1
         name = f"{key}_distance_{number}"
     return name
-
-
-def _show_by_default(dataset, fields):
-    """Lets the App show fields that it otherwise shows in no new window, and on no page that an operator opens."""
-    shown = dataset.app_config.active_fields or fo.DatasetAppConfig.default_active_fields(dataset)
-    missing = [field for field in fields if field not in shown.paths]
-    if missing and not shown.exclude:
-        shown.paths = [*shown.paths, *missing]
-        dataset.app_config.active_fields = shown
-        dataset.save()
 
 
 def _has_colour(dataset, field):

@@ -12,10 +12,10 @@ from tabulate import tabulate
 
 from ..documents import load_documents
 from ..late_interaction.index import LateInteractionSimilarityIndex
+from ..late_interaction.query_labels import MATCH
 from ..late_interaction.snippets import WIDTH, snippet
 
 BRAIN_KEY = "pages"
-HEATMAP = "match"
 
 _COLUMNS = ("rank", "document", "page", "score", "snippet")
 
@@ -133,7 +133,7 @@ def _rows(view, query):
 
 def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str) -> None:
     model = index.get_model()
-    model.heatmaps(view, query, label_field=HEATMAP, index=index)
+    model.heatmaps(view, query, label_field=MATCH, index=index)
     session = fo.launch_app(view=view)
     _say(f"The App is open at {session.url}. Ctrl-C closes it")
     session.wait(-1)

@@ -9,6 +9,9 @@ from fiftyone.core.collections import SampleCollection
 # Magenta, which neither paper nor many photographs have. The App gives a new field any of its colours, such as grey.
 COLOUR = "#ff0090"
 
+# The field of the heatmaps of a search, unless a person names another.
+MATCH = "match"
+
 
 def check_fields(samples: SampleCollection, fields: Iterable[str], kind: type, name: str) -> None:
     """Raises a ``ValueError`` if a field exists and holds other labels.
@@ -49,4 +52,19 @@ def set_colour(samples: SampleCollection, field: str) -> None:
     if not any(known.get("path") == field for known in scheme.fields or ()):
         scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": COLOUR}]
         dataset.app_config.color_scheme = scheme
+        dataset.save()
+
+
+def show_by_default(dataset: fo.Dataset, fields: Iterable[str]) -> None:
+    """Lets the App show fields where a person has not chosen any: in a new window, and on a page that is opened.
+
+    Args:
+        dataset: the dataset
+        fields: the fields, which need not exist yet
+    """
+    shown = dataset.app_config.active_fields or fo.DatasetAppConfig.default_active_fields(dataset)
+    missing = [field for field in fields if field not in shown.paths]
+    if missing and not shown.exclude:
+        shown.paths = [*shown.paths, *missing]
+        dataset.app_config.active_fields = shown
         dataset.save()
