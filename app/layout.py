@@ -51,7 +51,7 @@ def _no_index(root, panel):
     )
     buttons = root.btn_group("buttons")
     operator = f"{panel.plugin_name}/index_pages"
-    buttons.btn("index", label="Index pages", operator=operator, prompt=True, variant="contained")
+    buttons.btn("index", label="Index pages", on_click=operator, prompt=True, variant="contained")
     buttons.btn("look", label="Look again", on_click=panel.on_load, variant="outlined")
 
 

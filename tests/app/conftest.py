@@ -1,4 +1,4 @@
-"""A dataset of pages with an index, and the plugin. FiftyOne is imported late, since the suite's settings come first."""
+"""A dataset of pages with an index, and the plugin. FiftyOne is imported within, after its environment is set."""
 
 import os
 from pathlib import Path
