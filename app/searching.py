@@ -89,7 +89,7 @@ def before_search(view: SampleCollection) -> SampleCollection:
     kept: list[Any] = []
     while stages:
         stage = stages.pop()
-        if not _is_search(view._root_dataset, stage):
+        if not _is_search(stage):
             kept.insert(0, stage)
             if not isinstance(stage, _FILTERS):
                 break
@@ -103,19 +103,9 @@ def before_search(view: SampleCollection) -> SampleCollection:
     return before
 
 
-def _is_search(dataset, stage):
-    if isinstance(stage, fo.SortBySimilarity):
-        return True
-    if not isinstance(stage, fo.Select) or not stage.ordered:
-        return False
-
-    # A search by words, for which there is no stage, is an ordered selection. Others are the person's.
-    schema = dataset.get_field_schema()
-    for name in (name for name, field in schema.items() if field.description == _DISTANCES):
-        distances = dataset.select(stage.sample_ids, ordered=True).values(name)
-        if None not in distances and distances == sorted(distances):
-            return True
-    return False
+def _is_search(stage):
+    # Searches by words, and those of FiftyOne's own panel, are ordered selections. Those by clicks are not.
+    return isinstance(stage, fo.SortBySimilarity) or (isinstance(stage, fo.Select) and bool(stage.ordered))
 
 
 def iter_search(

@@ -137,25 +137,6 @@ def test_the_apps_own_search_box(page, pages):
     shot(page, "search_box")
 
 
-def test_search_pages_and_see_where_they_matched(page, pages):
-    dataset, boxes = pages
-    page.keyboard.press("`")
-    page.get_by_placeholder("Search operations by name...").fill("Search pages")
-    page.keyboard.press("Enter")
-    page.locator("[role=presentation] input[type=string]").first.fill(QUERY)
-    page.get_by_role("button", name="Execute").first.click()
-    expect(page.get_by_text("Found 25 pages")).to_be_visible(timeout=120 * SECONDS)
-    page.get_by_role("button", name="Done").click()
-    expect_right_pages_first(page, dataset)
-    shot(page, "search_pages")
-
-    # Without a tick by the person.
-    expect(page.locator('[data-cy="checkbox-document"] input')).to_be_checked()
-    expect(page.locator('[data-cy="checkbox-page"] input')).to_be_checked()
-    page.locator('[data-cy="looker"]').first.click()
-    expect_heatmap(page, boxes, "heatmap", first_path(dataset))
-
-
 def test_the_panel_searches_opens_a_page_and_shows_its_document(page, pages):
     dataset, boxes = pages
     page.get_by_role("button", name="New panel").first.click()
@@ -186,6 +167,25 @@ def test_the_panel_searches_opens_a_page_and_shows_its_document(page, pages):
     query.press("Enter")
     expect(page.get_by_text("“a bar chart”")).to_be_visible(timeout=120 * SECONDS)
     expect(page.get_by_text("25 of 30 pages")).to_be_visible()
+
+
+def test_search_pages_and_see_where_they_matched(page, pages):
+    dataset, boxes = pages
+    page.keyboard.press("`")
+    page.get_by_placeholder("Search operations by name...").fill("Search pages")
+    page.keyboard.press("Enter")
+    page.locator("[role=presentation] input[type=string]").first.fill(QUERY)
+    page.get_by_role("button", name="Execute").first.click()
+    expect(page.get_by_text("Found 25 pages")).to_be_visible(timeout=120 * SECONDS)
+    page.get_by_role("button", name="Done").click()
+    expect_right_pages_first(page, dataset)
+    shot(page, "search_pages")
+
+    # Without a tick by the person.
+    expect(page.locator('[data-cy="checkbox-document"] input')).to_be_checked()
+    expect(page.locator('[data-cy="checkbox-page"] input')).to_be_checked()
+    page.locator('[data-cy="looker"]').first.click()
+    expect_heatmap(page, boxes, "heatmap", first_path(dataset))
 
 
 def first_path(dataset):
