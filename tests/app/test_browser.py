@@ -139,7 +139,7 @@ def test_the_apps_own_search_box(page, pages):
 
 def test_the_panel_searches_opens_a_page_and_shows_its_document(page, pages):
     dataset, boxes = pages
-    page.get_by_role("button", name="New panel").first.click()
+    page.get_by_role("button", name="New panel").last.click()
     page.locator('[data-cy="new-panel-option-page_search"]').click()
     query = page.get_by_placeholder("What to look for")
     query.fill(QUERY)
