@@ -1,6 +1,6 @@
 """Jina Embeddings v4 as a FiftyOne model: embeddings, prompts and zero-shot classification."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import eta.core.video as etav
@@ -31,7 +31,7 @@ from .integration.seams import (
     restore_path,
 )
 from .integration.task_embeddings import compute_task_embeddings
-from .late_interaction.heatmaps import write_heatmaps
+from .late_interaction.heatmaps import iter_heatmaps, write_heatmaps
 from .late_interaction.similarity import register_backend
 from .videos.embedding import encode_video_readers
 from .videos.moments import write_moments
@@ -247,6 +247,24 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             **kwargs: the function's other arguments
         """
         write_moments(self, samples, query, label_field, **kwargs)
+
+    def iter_heatmaps(
+        self, samples: SampleCollection, query: str, label_field: str = "heatmap", **kwargs: Any
+    ) -> Iterator[tuple[int, int]]:
+        """Does what :meth:`heatmaps` does, and reports its progress.
+
+        See :func:`jina_embeddings_v4.late_interaction.heatmaps.iter_heatmaps`.
+
+        Args:
+            samples: see :meth:`heatmaps`
+            query: see there
+            label_field ("heatmap"): see there
+            **kwargs: see there
+
+        Returns:
+            an iterator over tuples of the number of images done so far and of all, before the first and after each
+        """
+        return iter_heatmaps(self, samples, query, label_field, **kwargs)
 
     def embed_prompt(self, prompt: str) -> np.ndarray:
         """Embeds a text query.

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import re
 from pathlib import Path
 
 import fiftyone as fo
@@ -13,12 +12,10 @@ from tabulate import tabulate
 
 from ..documents import load_documents
 from ..late_interaction.index import LateInteractionSimilarityIndex
+from ..late_interaction.query_labels import MATCH
+from ..late_interaction.snippets import WIDTH, snippet
 
 BRAIN_KEY = "pages"
-HEATMAP = "match"
-
-# Characters of the text around the query's words.
-_SNIPPET = 80
 
 _COLUMNS = ("rank", "document", "page", "score", "snippet")
 
@@ -94,7 +91,7 @@ def search_folder(options: argparse.Namespace) -> int:
     elif options.csv:
         csv.writer(options.out, lineterminator="\n").writerows([_COLUMNS, *rows])
     else:
-        table = tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, _SNIPPET])
+        table = tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, WIDTH])
         print(table, file=options.out)
     options.out.flush()
     if options.open:
@@ -134,39 +131,9 @@ def _rows(view, query):
     ]
 
 
-def snippet(text: str, query: str, width: int = _SNIPPET) -> str:
-    """Returns the part of a text that has most of a query's words, or its start where it has none.
-
-    Args:
-        text: the text
-        query: the query
-        width (80): the most characters of the part
-
-    Returns:
-        a string without line breaks
-    """
-    text = " ".join(text.split())
-    places = [
-        (match.start(), word)
-        for word in {word for word in re.findall(r"\w+", query.lower()) if len(word) > 2}
-        for match in re.finditer(rf"\b{re.escape(word)}\b", text.lower())
-    ]
-    if len(text) <= width or not places:
-        return text if len(text) <= width else f"{text[: width - 2]} …"
-
-    def words_from(start):
-        return len({word for place, word in places if start <= place < start + width - 20})
-
-    first = max(sorted(place for place, _ in places), key=words_from)
-    start = max(0, min(first - 10, len(text) - width))
-    start = 0 if start == 0 else text.find(" ", start) + 1
-    part = text[start : start + width - 4]
-    return f"{'… ' if start else ''}{part}{' …' if start + len(part) < len(text) else ''}"
-
-
 def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str) -> None:
     model = index.get_model()
-    model.heatmaps(view, query, label_field=HEATMAP, index=index)
+    model.heatmaps(view, query, label_field=MATCH, index=index)
     session = fo.launch_app(view=view)
     _say(f"The App is open at {session.url}. Ctrl-C closes it")
     session.wait(-1)

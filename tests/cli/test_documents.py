@@ -6,7 +6,6 @@ import json
 
 import fiftyone as fo
 import pytest
-from jina_embeddings_v4.cli.documents import snippet
 from jina_embeddings_v4.cli.main import main
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.phrases import caption
@@ -157,12 +156,3 @@ def test_the_demo_model_does_not_pass_for_the_real_one(run):
     assert warning in run("index").err
     found = run("search", "a query", "--json")
     assert warning in found.err and json.loads(found.out)
-
-
-def test_a_snippet_is_the_part_with_the_words_of_the_query():
-    text = "The first part says\nnothing. " * 10 + "The tenant pays the rent of 900 EUR each month. " + "The end. " * 20
-    found = snippet(text, "What RENT does the tenant pay?")
-    assert "The tenant pays the rent of 900" in found and found.startswith("… ") and found.endswith(" …")
-    assert len(found) <= 82
-    assert snippet("short", "anything") == "short" and snippet("", "anything") == ""
-    assert snippet(text, "zebra").startswith("The first part says nothing.")

@@ -13,7 +13,8 @@ from jina_embeddings_v4.demo.pages.phrases import TYPE_NAMES, phrase
 from jina_embeddings_v4.demo.pages.rendering import LANDSCAPE, STRIP, draw_with_boxes
 from jina_embeddings_v4.engine.images import grid_of_file, resize_image
 from jina_embeddings_v4.engine.processing import Processor
-from jina_embeddings_v4.late_interaction.heatmaps import RANGE, excess, interpolate, write_heatmaps
+from jina_embeddings_v4.late_interaction.heat import excess
+from jina_embeddings_v4.late_interaction.heatmaps import RANGE, interpolate, write_heatmaps
 from PIL import Image
 
 from ..conftest import DEMO_MODEL
@@ -341,6 +342,27 @@ def index(pages):
     options = {"backend": "late-interaction", "model": DEMO_MODEL, "num_workers": 0}
     yield fob.compute_similarity(pages, brain_key="weighing", **options)
     pages.delete_brain_run("weighing")
+
+
+def test_the_progress_is_told_and_the_query_weighed_once(load_demo, pages, index, broken, monkeypatch):
+    model, query = load_demo(), "an invoice with a blue stamp"
+    view = pages.limit(7)
+    model.heatmaps(view, query, label_field="eager", index=index)
+    asked, nearest = [], type(index).nearest_multi_vectors
+
+    def counted(self, *arguments):
+        asked.append(arguments)
+        return nearest(self, *arguments)
+
+    monkeypatch.setattr(type(index), "nearest_multi_vectors", counted)
+    told = list(model.iter_heatmaps(view, query, label_field="told", index=index))
+    assert told == [(done, 7) for done in range(8)] and len(asked) == 1
+    for eager, lazy in zip(*view.values(["eager", "told"]), strict=True):
+        np.testing.assert_array_equal(eager.map, lazy.map)
+        assert eager.query == lazy.query and eager.range == lazy.range
+
+    # An image that cannot be read does not count as done.
+    assert list(model.iter_heatmaps(broken, query, batch_size=5, num_workers=0)) == [(i, 12) for i in range(12)]
 
 
 def test_what_all_pages_of_a_type_have_does_not_shine(load_demo, pages, index):

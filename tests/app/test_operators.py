@@ -58,7 +58,7 @@ def run(operator, dataset, delegate=False, view=None, **params):
 
 def test_the_plugin_is_listed_without_an_error():
     (plugin,) = [one for one in fop.list_plugins() if one.name == "jina_embeddings_v4"]
-    assert set(plugin.operators) == {"index_pages", "search_pages"}
+    assert set(plugin.operators) == {"index_pages", "search_pages", "run_page_search", "page_search"}
     assert {INDEX, SEARCH} <= {operator.uri for operator in foo.list_operators()}
 
 
