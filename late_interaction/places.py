@@ -2,9 +2,9 @@
 
 A word of the query that stands on the page is a place, if it tells something. The less often it is on the page, the
 more it tells. Neighbours add up: where "total amount due" stands together, "total" alone elsewhere is no place. A short
-word, such as "the", tells something only beside another one or where the page is hot.
+word, such as "the", tells something only where the page is hot.
 
-A hot region is a connected part of the page whose heat is at least 0.4 times the page's maximum, where that is at least
+A hot region is a connected part of the page whose heat is at least 0.4 times the page's maximum, and somewhere at least
 0.2. The words in it are its text, and the place is the box around them. A region without words is a place as it is.
 """
 
@@ -81,16 +81,16 @@ def _query_lines(heat, words, query):
             end += 1
         if end > start:
             found = set().union(*tokens[start:end])
-            value = sum(1 / counts[token] for token in found if counts[token] <= _OFTEN)
             lines = _lines(words[start:end])
             hottest = max(_heat_in(heat, box) for line in lines for _, box in line)
-            tells = len(found) > 1 or any(_tells(token, long) for token in found) or hottest >= LEAST_HEAT
-            if value and tells:
+            telling = (token for token in found if hottest >= LEAST_HEAT or _tells(token, long))
+            value = sum(1 / counts[token] for token in telling if counts[token] <= _OFTEN)
+            if value:
                 runs.append((value, hottest, lines))
         start = end + 1
 
     best = max((value for value, _, _ in runs), default=0)
-    runs = sorted((run for run in runs if run[0] >= best / 2), key=lambda run: run[:2], reverse=True)
+    runs = sorted((run for run in runs if run[0] > best / 2), key=lambda run: run[:2], reverse=True)
     return [line for _, _, lines in runs for line in lines]
 
 
@@ -130,18 +130,14 @@ def _on_one_line(box, other):
 
 def _hot_places(heat, words, literal):
     """The places of the hot regions in which no word of the query was found, hottest first."""
-    peak = heat.max()
-    if peak < LEAST_HEAT:
-        return []
-
-    regions, count = ndimage.label(heat >= _EXTENT * peak)
+    regions, _ = ndimage.label(heat >= max(_EXTENT * heat.max(), np.finfo(np.float32).tiny))
     rows, columns = heat.shape
 
     def region_at(box):
         row, column = (box[1] + box[3]) / 2 * rows, (box[0] + box[2]) / 2 * columns
         return regions[min(int(row), rows - 1), min(int(column), columns - 1)]
 
-    having = {region_at(place.box) for place in literal}
+    having = {number for place in literal for number in np.unique(_part(regions, place.box))}
     inside: dict[int, list] = {}
     for word in words:
         for box in word.boxes:
@@ -149,9 +145,9 @@ def _hot_places(heat, words, literal):
 
     places = []
     for number, (down, across) in enumerate(ndimage.find_objects(regions), start=1):
-        if number in having:
-            continue
         hottest = float(heat[regions == number].max())
+        if number in having or hottest < LEAST_HEAT:
+            continue
         if number in inside:
             found = _place(heat, inside[number])
             places.append(Place(found.box, hottest, found.text))
@@ -175,7 +171,11 @@ def _place(heat, located):
 
 
 def _heat_in(heat, box):
-    rows, columns = heat.shape
-    top, left = int(box[1] * rows), int(box[0] * columns)
-    part = heat[top : max(top + 1, round(box[3] * rows)), left : max(left + 1, round(box[2] * columns))]
-    return float(part.max(initial=0))
+    return float(_part(heat, box).max())
+
+
+def _part(values, box):
+    """The values of a page that lie in a box, at least one."""
+    rows, columns = values.shape
+    top, left = min(int(box[1] * rows), rows - 1), min(int(box[0] * columns), columns - 1)
+    return values[top : max(top + 1, round(box[3] * rows)), left : max(left + 1, round(box[2] * columns))]
