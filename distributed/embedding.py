@@ -314,7 +314,8 @@ def _prepare_index_sink(samples, brain_key, model, model_kwargs, settings):
         raise ValueError(f"uri={index.config.uri!r} is for one process: pass the URL of a Qdrant server")
 
     index._store.repair()
-    return IndexSink(index.config.serialize(), index.config.api_key)
+    index.add_missing_texts(samples)
+    return IndexSink(dataset.name, index.config.serialize(), index.config.api_key)
 
 
 def _environment(ray):

@@ -105,13 +105,21 @@ class IndexSink(Sink):
     """A late-interaction index, for both kinds of vectors.
 
     Args:
+        dataset: the dataset's name
         config: the index's configuration, as FiftyOne stores it with the run
         api_key (None): the key of a Qdrant server, which is not stored
     """
 
+    dataset: str
     config: Mapping[str, Any]
     api_key: str | None = None
     task: str | None = None
+
+    @cached_property
+    def _samples(self):
+        import fiftyone as fo
+
+        return fo.load_dataset(self.dataset)
 
     @cached_property
     def _opened(self) -> "tuple[VectorStore, int]":
@@ -137,8 +145,12 @@ class IndexSink(Sink):
 
     def write(self, ids: Sequence[str], embeddings: "Embeddings", model: "JinaV4") -> None:
         from ..engine.embeddings import Embeddings
+        from ..late_interaction.indexing import flat
+        from ..late_interaction.text_fields import read_texts
         from ..late_interaction.token_pooling import pool_tokens
 
         store, factor = self._opened
         multi = [pool_tokens(rows, factor) for rows in embeddings.multi]
-        store.add(list(ids), list(ids), Embeddings(embeddings.single, multi))
+        field = self.config.get("text_field")
+        texts = None if field is None else read_texts(flat(self._samples), field, ids)
+        store.add(list(ids), list(ids), Embeddings(embeddings.single, multi), texts)

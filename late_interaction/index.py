@@ -9,17 +9,24 @@ import fiftyone.brain.similarity as fbs
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.view import DatasetView
 
-from ..engine.arguments import check_integer
+from ..engine.arguments import check_choice, check_integer
 from ..engine.embeddings import Embeddings
-from .indexing import embed_missing
-from .query import Query
+from .hybrid import MODES, search_hybrid
+from .indexing import embed_missing, flat
+from .query import Query, TextQuery
 from .stores.base import ID_DTYPE
+from .text_fields import read_texts
 from .transfer import export_index
+from .words import Words
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4
     from .similarity import LateInteractionSimilarity, LateInteractionSimilarityConfig
+
+# Pages whose texts are read from the dataset at a time.
+_TEXTS_AT_ONCE = 1000
 
 
 class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
@@ -28,6 +35,9 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     A page's score is the mean cosine of the query's tokens with their best matches on the page (MaxSim). It lies in
     ``[-1, 1]``. Its distance, as in ``dist_field``, is 1 - score. The score of several prompts or pages is the mean of
     their scores.
+
+    An index with a ``text_field`` searches by the words of a text query, too: see :mod:`late_interaction.hybrid`, whose
+    scores say no more than the rank.
 
     :meth:`compute_embeddings` returns and :meth:`add_to_index` takes both kinds of vectors, as
     :class:`engine.embeddings.Embeddings`.
@@ -152,12 +162,53 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             total = len(lacking)
             return lacking
 
+        self.add_missing_texts(samples)
         for embeddings, sample_ids, label_ids in self._embed(samples, missing, **kwargs):
-            self._store.add(sample_ids if label_ids is None else label_ids, sample_ids, embeddings)
+            texts = self._read_texts(samples, sample_ids)
+            self._store.add(sample_ids if label_ids is None else label_ids, sample_ids, embeddings, texts)
             added += len(embeddings)
             yield added, total
         self.reload()
         yield added, total
+
+    def update_texts(self, samples: SampleCollection | None = None) -> None:
+        """Reads the texts of pages again, after their field has changed. Nothing is embedded.
+
+        Args:
+            samples (None): a dataset or view of the pages, by default all
+
+        Raises:
+            ValueError: if the index has no text field, or belongs to another dataset
+        """
+        self._check_text_field()
+        check_owner(self._samples, self.config)
+        samples = self._samples if samples is None else samples
+        self._write_texts(samples, flat(samples).values("id"))
+
+    def add_missing_texts(self, samples: SampleCollection) -> None:
+        """Reads the texts of pages that were added before the index had a text field.
+
+        Args:
+            samples: a dataset or view of the pages
+        """
+        missing = set() if self.config.text_field is None else set(self._store.texts.without())
+        if missing:
+            self._write_texts(samples, [page_id for page_id in flat(samples).values("id") if page_id in missing])
+
+    def _write_texts(self, samples, ids):
+        for start in range(0, len(ids), _TEXTS_AT_ONCE):
+            part = ids[start : start + _TEXTS_AT_ONCE]
+            self._store.texts.write(part, self._read_texts(samples, part))
+
+    def _read_texts(self, samples, sample_ids):
+        return None if self.config.text_field is None else read_texts(flat(samples), self.config.text_field, sample_ids)
+
+    def _check_text_field(self):
+        if self.config.text_field is None:
+            raise ValueError(
+                "This index has no words of its pages: call fob.compute_similarity() for it again with "
+                "text_field='text', or the name of another field of strings. Nothing is embedded again"
+            )
 
     def compute_embeddings(
         self,
@@ -238,7 +289,9 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
 
         if keep:
             kept = Embeddings(embeddings.single[list(keep)], [embeddings.multi[i] for i in keep])
-            self._store.add([ids[i] for i in keep], [sample_ids[i] for i in keep], kept)
+            kept_samples = [sample_ids[i] for i in keep]
+            texts = self._read_texts(self._samples._root_dataset, kept_samples)
+            self._store.add([ids[i] for i in keep], kept_samples, kept, texts)
         if reload:
             self.reload()
 
@@ -343,7 +396,57 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         check_owner(self._samples, self.config)
         self._store.drop()
 
-    def _parse_query(self, query):
+    def sort_by_similarity(
+        self,
+        query: Any,
+        k: int | None = None,
+        reverse: bool = False,
+        aggregation: str | None = "mean",
+        dist_field: str | None = None,
+        mode: str | None = None,
+        _mongo: bool = False,
+    ) -> DatasetView:
+        """Returns a view of the pages that are nearest to a query, or farthest from it.
+
+        Args:
+            query: a prompt, an ID, a vector, or a list of these
+            k (None): the number of pages, by default all
+            reverse (False): whether to return the least similar pages
+            aggregation ("mean"): how the scores of several queries become one
+            dist_field (None): the name of a float field in which to store the distance of each page
+            mode (None): what a text query is compared with: the ``"vectors"`` of the pages, their ``"text"``, for which
+                the model is not needed, or both, ``"hybrid"``, the default of an index with a ``text_field``
+
+        Returns:
+            a :class:`fiftyone.core.view.DatasetView`
+
+        Raises:
+            ValueError: if the index does not have what the mode needs
+        """
+        return super().sort_by_similarity(
+            self._parse_query(query, mode, reverse), k, reverse, aggregation, dist_field, _mongo
+        )
+
+    def _parse_query(self, query, mode=None, reverse=False):
+        if isinstance(query, TextQuery):
+            return query
+        check_choice("mode", mode, (*MODES, None))
+        if mode in ("hybrid", "text"):
+            self._check_text_field()
+            if reverse:
+                raise ValueError(f"mode={mode!r} does not rank by least similarity: use mode='vectors'")
+        if mode == "text":
+            return TextQuery(Words.from_query(_one_text(query, mode)), None)
+
+        parsed = self._parse_vectors(query)
+        is_text = isinstance(parsed, Embeddings) and isinstance(query, str) and not ObjectId.is_valid(query)
+        if is_text and not reverse and self.config.text_field is not None and mode != "vectors":
+            return TextQuery(Words.from_query(query), parsed)
+        if mode == "hybrid":
+            _one_text(query, mode)
+        return parsed
+
+    def _parse_vectors(self, query):
         if isinstance(query, Embeddings):
             return query
         if query is None or isinstance(query, np.ndarray):
@@ -381,11 +484,22 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             self.reload()
             view_ids = self.current_sample_ids if self.config.patches_field is None else self.current_label_ids
 
+        if isinstance(query, TextQuery):
+            return self._results([self._search_words(query, k, view_ids)], True, return_dists)
+
         queries, single = self._queries(query, aggregation)
         found = [
             self._store.search(query, k=k, candidates=self.config.candidates, ids=view_ids, reverse=reverse)
             for query in queries
         ]
+        return self._results(found, single, return_dists)
+
+    def _search_words(self, query, k, ids):
+        vectors = None if query.embeddings is None else Query.from_embeddings(query.embeddings)
+        return search_hybrid(self._store, query.words, vectors, k, self.config.candidates, ids)
+
+    def _results(self, found, single, return_dists):
+        """Converts what was found for each query to what FiftyOne expects."""
         ids, sample_ids, scores = ([list(values) for values in column] for column in zip(*found, strict=True))
         dists = [[1 - float(score) for score in query_scores] for query_scores in scores]
         label_ids = None if self.config.patches_field is None else ids
@@ -445,6 +559,16 @@ def check_owner(samples: SampleCollection, config: "LateInteractionSimilarityCon
             "This index belongs to the dataset that this one was cloned from. A clone can search it, but not change "
             "it: delete the run here, which keeps the original's index, and index the pages again"
         )
+
+
+def _one_text(query, mode):
+    """Returns a text query, and raises a ``ValueError`` for another."""
+    if not isinstance(query, str) or ObjectId.is_valid(query):
+        raise ValueError(f"mode={mode!r} takes a text, found {query!r:.80}")
+    if not query.strip():
+        raise ValueError("The query is empty: pass a text")
+
+    return query
 
 
 def _as_list(ids):

@@ -1,4 +1,4 @@
-"""The query of a late-interaction search."""
+"""The query of a search: its vectors, and its words."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,9 +6,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..engine.pooling import unit
+from .words import Words
 
 if TYPE_CHECKING:
     from ..engine.embeddings import Embeddings
+
+
+@dataclass(frozen=True)
+class TextQuery:
+    """A text query of an index with words.
+
+    Args:
+        words: the :class:`late_interaction.words.Words` that it asks for
+        embeddings: its :class:`engine.embeddings.Embeddings`, or ``None`` to search by words alone
+    """
+
+    words: Words
+    embeddings: "Embeddings | None"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from .stores.base import VectorStore
 from .stores.local import LocalStore
 from .stores.qdrant import QUANTIZATIONS, QdrantStore
 from .stores.row_formats import DTYPES
+from .stores.texts import check_full_text
+from .text_fields import check_text_field
 
 BACKEND = "late-interaction"
 STORES = ("local", "qdrant")
@@ -54,6 +56,8 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
             ``None``: late interaction ranks all
         gate (None): what chooses them: ``"single"`` vectors, or in the local store ``"binary"``, the signs of the
             multi-vectors. By default ``"binary"`` for ``dtype="binary"``, and ``"single"`` otherwise
+        text_field (None): a field of strings whose words are indexed, too, eg the ``text`` of ``load_documents()`` or
+            the words that OCR has found, ``"ocr.detections.label"``. Text queries then find pages by words as well
         quantization (None): how Qdrant rounds the vectors that it compares first, ``"scalar"`` or ``"binary"``. The
             best by these are ranked by the stored vectors
         api_key (None): the Qdrant server's key. It is not stored with the run: set it in FiftyOne's brain config
@@ -70,6 +74,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         pool_factor: int = 1,
         candidates: int | None = 1000,
         gate: str | None = None,
+        text_field: str | None = None,
         quantization: str | None = None,
         api_key: str | None = None,
         owner: str | None = None,
@@ -100,6 +105,8 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
             raise ValueError(f"Multi-vectors do not fit into a field: leave out embeddings_field={embeddings_field!r}")
         if roi_field is not None:
             raise ValueError(f"Regions of interest are not supported: pass patches_field={roi_field!r} instead")
+        if text_field is not None and kwargs.get("patches_field") is not None:
+            raise ValueError(f"text_field={text_field!r} is for whole pages: leave out patches_field")
 
         super().__init__(**kwargs)
         self.store = store
@@ -111,6 +118,7 @@ class LateInteractionSimilarityConfig(fbs.SimilarityConfig):
         self.pool_factor = pool_factor
         self.candidates = candidates
         self.gate = gate
+        self.text_field = text_field
         self.quantization = quantization
         # FiftyOne does not store private attributes with the run.
         self._api_key = api_key
@@ -200,11 +208,15 @@ class LateInteractionSimilarity(fbs.Similarity):
     def ensure_usage_requirements(self) -> None:
         if self.config.store == "qdrant":
             import_optional("qdrant_client", "qdrant", "store='qdrant'")
+        elif self.config.text_field is not None:
+            check_full_text()
 
     def register_run(
         self, samples: SampleCollection, key: str | None, overwrite: bool = True, cleanup: bool = True
     ) -> None:
         """Registers a run. If the run exists, checks that its settings match, and continues it."""
+        if self.config.text_field is not None:
+            check_text_field(samples, self.config.text_field)
         if key is None or key not in self.list_runs(samples):
             self.validate_run(samples, key, overwrite=overwrite)
             self._resolve_location(samples, key)
@@ -216,6 +228,7 @@ class LateInteractionSimilarity(fbs.Similarity):
             return super().register_run(samples, key, overwrite=overwrite, cleanup=cleanup)
 
         self._check_settings(key, registered.serialize())
+        self.config.text_field = self.config.text_field or registered.text_field
         self.config.uri = registered.uri
         self.config.index_name = registered.index_name
         self.config.owner = registered.owner
@@ -225,7 +238,11 @@ class LateInteractionSimilarity(fbs.Similarity):
     def _check_settings(self, key, stored):
         # Through JSON, since the database returns tuples as lists.
         given, stored = (json_util.loads(json_util.dumps(settings)) for settings in (self.config.serialize(), stored))
-        changed = [name for name in given if name not in _SETTINGS_THAT_MAY_CHANGE and given[name] != stored.get(name)]
+        may_change = set(_SETTINGS_THAT_MAY_CHANGE)
+        if None in (given["text_field"], stored.get("text_field")):
+            # An index keeps its text field, and one without any may get one.
+            may_change.add("text_field")
+        changed = [name for name in given if name not in may_change and given[name] != stored.get(name)]
         if changed:
             raise ValueError(
                 f"The index {key!r} was made with {', '.join(f'{name}={stored.get(name)!r}' for name in changed)}: "

@@ -23,7 +23,17 @@ _DESCRIPTION = "index.json"
 _FORMAT = 1
 
 # What an index is made with, but for the place of its vectors.
-_SETTINGS = ("model", "model_kwargs", "patches_field", "supports_prompts", "dtype", "pool_factor", "candidates", "gate")
+_SETTINGS = (
+    "model",
+    "model_kwargs",
+    "patches_field",
+    "text_field",
+    "supports_prompts",
+    "dtype",
+    "pool_factor",
+    "candidates",
+    "gate",
+)
 
 # Ids in one request. MongoDB limits a request to 16 MB.
 _IDS_AT_ONCE = 10_000

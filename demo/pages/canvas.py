@@ -59,10 +59,12 @@ class Canvas:
         self.generator = generator
         self.image = Image.new("RGB", size, paper)
         self.draw = ImageDraw.Draw(self.image)
+        self.written: list[str] = []  # what was written, line by line
 
     def text(self, x, y, text, size=13, font_name="sans", fill=INK, anchor="la"):
         """Writes one line. The anchor is one of Pillow's, by default its left and top."""
         self.draw.text((x, y), text, fill=fill, font=font(font_name, size), anchor=anchor)
+        self.written.append(text)
 
     def sentence(self):
         """Draws a sentence to write."""

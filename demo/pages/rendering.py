@@ -63,7 +63,7 @@ def draw_document(document, seed):
     Returns:
         an RGB PIL image
     """
-    return draw_with_boxes(document, seed)[0]
+    return _draw(document, seed)[0]
 
 
 def draw_with_boxes(document, seed):
@@ -77,13 +77,32 @@ def draw_with_boxes(document, seed):
         an RGB PIL image, and a dict from the facts of the headline and of each mark to the box ``(x0, y0, x1, y1)``
         that encloses it in the image, in pixels
     """
+    return _draw(document, seed)[:2]
+
+
+def draw_with_text(document, seed):
+    """Draws a page, and says what is written on it, as the text layer of a PDF does. The words of stamps are no text.
+
+    Args:
+        document: the :class:`pages.documents.Document`
+        seed: what decides all that the document leaves open, an int or a string
+
+    Returns:
+        an RGB PIL image and a string, a line for each of the page's
+    """
+    picture, _, text = _draw(document, seed)
+    return picture, text
+
+
+def _draw(document, seed):
+    """Returns the picture, the boxes of what is on it, and its text."""
     generator = random.Random(str(seed))
     colour = jitter(generator, RGB[dict(document.details).get("colour", "black")], 12)
     paper = jitter(generator, generator.choice(_PAPERS), 3)
     canvas = Canvas(generator.choice(_SIZES.get(document.type, (PORTRAIT,))), paper, generator)
     if document.type == "photograph":
         draw_scene(canvas, document, colour)
-        return _scan(canvas, 0), {}
+        return _scan(canvas, 0), {}, ""
 
     boxes = {("headline", document.headline): _draw_headline(canvas, document)} if document.headline else {}
     margin = generator.randint(26, 40)
@@ -94,7 +113,8 @@ def draw_with_boxes(document, seed):
         boxes["mark", mark.kind, mark.colour, mark.place] = _draw_mark(canvas, mark)
 
     tilt = generator.uniform(-2, 2) if generator.random() < 0.5 else 0
-    return _scan(canvas, tilt), {fact: _tilted(box, tilt, canvas.image.size) for fact, box in boxes.items()}
+    boxes = {fact: _tilted(box, tilt, canvas.image.size) for fact, box in boxes.items()}
+    return _scan(canvas, tilt), boxes, "\n".join(canvas.written)
 
 
 def _draw_headline(canvas, document):

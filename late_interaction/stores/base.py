@@ -1,7 +1,7 @@
 """The interface between an index and the store that keeps its vectors."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +9,55 @@ import numpy as np
 if TYPE_CHECKING:
     from ...engine.embeddings import Embeddings
     from ..query import Query
+    from ..words import Phrase
 
 # numpy's dtype of ids.
 ID_DTYPE = "U24"
+
+
+class TextIndex(abc.ABC):
+    """The words of the pages of a store. They go with the pages: a page that is removed is not found by its words.
+
+    A phrase is a tuple of words that follow each other, as :func:`late_interaction.words.words_of` returns them.
+    """
+
+    @abc.abstractmethod
+    def write(self, ids: Sequence[str], texts: Sequence[str | None]) -> None:
+        """Writes the texts of pages, and replaces those that are there. Pages that are not in the store are ignored.
+
+        Args:
+            ids: a list of the pages' ids
+            texts: a list of their texts, ``None`` for a page without text
+        """
+
+    @abc.abstractmethod
+    def without(self) -> list[str]:
+        """Returns the ids of the store's pages whose text was never written."""
+
+    @abc.abstractmethod
+    def count(self, phrases: "Sequence[Phrase]") -> list[int]:
+        """Returns the number of pages that have each of some phrases."""
+
+    @abc.abstractmethod
+    def find(self, phrases: "Sequence[Phrase]") -> list[tuple[str, str]]:
+        """Finds the pages that have all of some phrases, at least one.
+
+        Returns:
+            a list of tuples of the pages' ids and the ids of their samples
+        """
+
+    @abc.abstractmethod
+    def rank(self, phrases: "Sequence[Phrase]", k: int, ids: Set[str] | None = None) -> list[tuple[str, str, float]]:
+        """Ranks the pages that have at least one of some phrases, by BM25.
+
+        Args:
+            phrases: the phrases, at least one
+            k: the most pages to return
+            ids (None): the ids of the pages to search in, ``None`` for all
+
+        Returns:
+            a list of tuples of the pages' ids, the ids of their samples and their scores, best first
+        """
 
 
 class VectorStore(abc.ABC):
@@ -21,8 +67,13 @@ class VectorStore(abc.ABC):
     id of its sample is kept, too.
 
     Once :meth:`add` returns, every process sees the added pages. Whenever a process is killed, a page is stored with
-    both of its vectors or not at all.
+    both of its vectors, and with its words, or not at all.
+
+    Attributes:
+        texts: the :class:`TextIndex` of the pages' words
     """
+
+    texts: "TextIndex"
 
     @abc.abstractmethod
     def create(self) -> None:
@@ -66,13 +117,20 @@ class VectorStore(abc.ABC):
         """Returns a list of the given ids that are not in the index, in the given order."""
 
     @abc.abstractmethod
-    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        sample_ids: Sequence[str],
+        embeddings: "Embeddings",
+        texts: Sequence[str | None] | None = None,
+    ) -> None:
         """Adds pages. A page whose id is in the index is replaced.
 
         Args:
             ids: a list of the pages' ids
             sample_ids: a list of the ids of the pages' samples
             embeddings: their :class:`engine.embeddings.Embeddings`
+            texts (None): a list of the pages' texts, ``None`` for a page without text, if their words are to be found
 
         Raises:
             ValueError: if the vectors do not have the index's dimensions

@@ -8,6 +8,7 @@ from .integrity import check_files
 from .local import LocalStore
 from .page_table import columns, find_ids, read_state
 from .stored_pages import StoredPages, next_rows, read_pages
+from .texts import read_words
 from .vector_files import _checksum
 
 
@@ -75,7 +76,8 @@ def _walk(source, target, choose):
             chosen = choose([row[0] for row in rows], [row[1] for row in rows])
             places = _lacking(target, chosen)
             pages = read_pages(source._files, state, segment, [rows[i] for i in places]) if places else None
-        damaged = [] if pages is None else _add(target, pages, [chosen[i] for i in places], state)
+            words = read_words(database, [rows[i][0] for i in places])
+        damaged = [] if pages is None else _add(target, pages, [chosen[i] for i in places], state, words)
         yield len(rows), damaged
 
 
@@ -87,7 +89,11 @@ def _lacking(target, chosen):
 
 
 def _add(
-    target: LocalStore, pages: StoredPages, chosen: list[tuple[str, str]], source_state: dict[str, int]
+    target: LocalStore,
+    pages: StoredPages,
+    chosen: list[tuple[str, str]],
+    source_state: dict[str, int],
+    words: dict[str, str],
 ) -> list[str]:
     """Adds the chosen pages that a store lacks. Returns the ids of those that are damaged."""
     rows = np.split(pages.tokens, np.cumsum(pages.lengths)[:-1])
@@ -111,5 +117,6 @@ def _add(
                 [pages.lengths[i] for i in kept],
             ),
             {name: source_state[name] for name in ("single_dim", "multi_dim")},
+            {ids[0]: words[pages.ids[i]] for i, ids in kept.items() if pages.ids[i] in words},
         )
     return damaged

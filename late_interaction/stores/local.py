@@ -18,7 +18,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ from .page_table import (
 )
 from .ranking import hamming_scores, maxsim_scores, single_scores
 from .stored_pages import StoredPages, next_rows, read_pages
+from .texts import LocalTexts, stored_form, write_words
 from .vector_files import VectorFiles
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class LocalStore(VectorStore):
         self._cached = None
         self._files = VectorFiles(folder, dtype)
         self._catalog_lock = threading.Lock()
+        self.texts = LocalTexts(self._database)
 
     def create(self) -> None:
         """Creates the folder, unless it exists, the table, and the files that the gate needs."""
@@ -122,20 +124,28 @@ class LocalStore(VectorStore):
             found = find_ids(database, ids)
         return [page_id for page_id in ids if page_id not in found]
 
-    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        sample_ids: Sequence[str],
+        embeddings: "Embeddings",
+        texts: Sequence[str | None] | None = None,
+    ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         dims = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
         for start in range(0, len(ids), _PAGES_PER_SEGMENT):
             part = slice(start, start + _PAGES_PER_SEGMENT)
             vectors = embeddings.single[part], embeddings.multi[part]
-            self._add(ids[part], sample_ids[part], dims, functools.partial(self._append, *vectors))
+            words = {} if texts is None else dict(zip(ids[part], map(stored_form, texts[part]), strict=True))
+            self._add(ids[part], sample_ids[part], dims, functools.partial(self._append, *vectors), words)
 
-    def add_stored(self, pages: StoredPages, dims: dict[str, int]) -> None:
+    def add_stored(self, pages: StoredPages, dims: dict[str, int], words: Mapping[str, str]) -> None:
         """Adds pages in their stored form, without those that are there.
 
         Args:
             pages: the pages, of another store of the same dtype
             dims: the other store's ``single_dim`` and ``multi_dim``
+            words: the words of those pages that have any stored, in their stored form, by the pages' ids
 
         Raises:
             ValueError: if this store has other dimensions
@@ -145,7 +155,7 @@ class LocalStore(VectorStore):
             vectors = pages.singles, pages.tokens, pages.lengths
             return self._files.append_stored(segment, *vectors, with_bits), pages.checksums
 
-        self._add(pages.ids, pages.sample_ids, dims, append, replaces=False)
+        self._add(pages.ids, pages.sample_ids, dims, append, words, replaces=False)
 
     def remove(self, ids: Sequence[str]) -> None:
         if not self._database.exists():
@@ -259,12 +269,12 @@ class LocalStore(VectorStore):
     def _append(self, singles, multi, segment, with_bits):
         return self._files.append(segment, singles, multi, with_bits)
 
-    def _add(self, ids, sample_ids, dims, append, replaces=True):
+    def _add(self, ids, sample_ids, dims, append, words, replaces=True):
         """Appends pages to a segment that it claims, and inserts their rows."""
-        while not self._add_once(ids, sample_ids, dims, append, replaces):
+        while not self._add_once(ids, sample_ids, dims, append, words, replaces):
             logger.warning("Writing %d pages once more: another process took this one for dead", len(ids))
 
-    def _add_once(self, ids, sample_ids, dims, append, replaces):
+    def _add_once(self, ids, sample_ids, dims, append, words, replaces):
         """Does what :meth:`_add` does.
 
         Returns:
@@ -296,6 +306,7 @@ class LocalStore(VectorStore):
                 elif there:
                     rows = [row for row in rows if row[0] not in there]
                 insert_rows(database, rows)
+                write_words(database, {row[0]: words[row[0]] for row in rows if row[0] in words})
                 if state["bits"] and self._segments_without_bits(database, state, segment_end(database, segment)):
                     # Another process has needed them since the claim.
                     self._files.make_bits(segment, state["multi_dim"])

@@ -6,13 +6,14 @@ them.
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...integration.optional import import_optional
 from .base import ID_DTYPE, VectorStore
 from .page_table import check_dims
+from .qdrant_texts import VECTOR, QdrantTexts
 
 if TYPE_CHECKING:
     from ...engine.embeddings import Embeddings
@@ -41,13 +42,15 @@ class QdrantStore(VectorStore):
 
     def __init__(self, uri: str, name: str, api_key: str | None = None, quantization: str | None = None) -> None:
         qdrant_client = import_optional("qdrant_client", "qdrant", "store='qdrant'")
-        self._models = qdrant_client.models
+        self.models = qdrant_client.models
         self.name = name
         self._quantization = quantization
-        if "://" in uri:
-            self._client = qdrant_client.QdrantClient(url=uri, api_key=api_key)
+        self.texts: QdrantTexts = QdrantTexts(self)
+        self._is_server = "://" in uri
+        if self._is_server:
+            self.client = qdrant_client.QdrantClient(url=uri, api_key=api_key)
         else:
-            self._client = qdrant_client.QdrantClient(path=uri)
+            self.client = qdrant_client.QdrantClient(path=uri)
 
     def create(self) -> None:
         """Does nothing: the collection is created with the first page, whose vectors tell the dimensions."""
@@ -63,13 +66,13 @@ class QdrantStore(VectorStore):
         return []
 
     def size(self) -> int:
-        return self._client.count(self.name).count if self._exists() else 0
+        return self.client.count(self.name).count if self.exists() else 0
 
     def dims(self) -> tuple[int | None, int | None]:
-        if not self._exists():
+        if not self.exists():
             return None, None
 
-        vectors = self._client.get_collection(self.name).config.params.vectors
+        vectors = self.client.get_collection(self.name).config.params.vectors
         return vectors["single"].size, vectors["multi"].size
 
     def ids(self) -> None:
@@ -78,8 +81,8 @@ class QdrantStore(VectorStore):
 
     def list_ids(self) -> tuple[np.ndarray, np.ndarray]:
         found, offset = [], None
-        while self._exists():
-            points, offset = self._client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
+        while self.exists():
+            points, offset = self.client.scroll(self.name, limit=_IDS_AT_ONCE, offset=offset, with_payload=True)
             found += [(point.payload["id"], point.payload["sample_id"]) for point in points]
             if offset is None:
                 break
@@ -87,42 +90,53 @@ class QdrantStore(VectorStore):
         return np.array(ids, dtype=ID_DTYPE), np.array(sample_ids, dtype=ID_DTYPE)
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        if not self._exists():
+        if not self.exists():
             return list(ids)
 
         found: set[str] = set()
         for part in _parts(ids, _IDS_AT_ONCE):
-            points = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_payload=False)
+            points = self.client.retrieve(self.name, [self.point(page_id) for page_id in part], with_payload=False)
             found.update(str(uuid.UUID(str(point.id))) for point in points)
-        return [page_id for page_id in ids if _point(page_id) not in found]
+        return [page_id for page_id in ids if self.point(page_id) not in found]
 
-    def add(self, ids: Sequence[str], sample_ids: Sequence[str], embeddings: "Embeddings") -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        sample_ids: Sequence[str],
+        embeddings: "Embeddings",
+        texts: Sequence[str | None] | None = None,
+    ) -> None:
         given = {"single_dim": embeddings.single.shape[1], "multi_dim": embeddings.multi[0].shape[1]}
-        if not self._exists():
+        if not self.exists():
             try:
                 self._create(*given.values())
             except Exception:  # of many types, by the way in which it is reached
                 # Another process that adds its first pages may have been faster.
-                if not self._exists():
+                if not self.exists():
                     raise
-        vectors = self._client.get_collection(self.name).config.params.vectors
+        vectors = self.client.get_collection(self.name).config.params.vectors
         check_dims({"single_dim": vectors["single"].size, "multi_dim": vectors["multi"].size}, given)
+        if texts is not None:
+            self.texts.check_collection()
 
         for part in _parts(range(len(ids)), _PAGES_AT_ONCE):
-            points = [
-                self._models.PointStruct(
-                    id=_point(ids[i]),
-                    payload={"id": ids[i], "sample_id": sample_ids[i]},
-                    vector={"single": embeddings.single[i].tolist(), "multi": embeddings.multi[i].tolist()},
-                )
-                for i in part
-            ]
-            self._client.upsert(self.name, points)
+            points = []
+            for i in part:
+                payload: dict = {"id": ids[i], "sample_id": sample_ids[i]}
+                vector: dict = {"single": embeddings.single[i].tolist(), "multi": embeddings.multi[i].tolist()}
+                if texts is not None:
+                    of_payload, of_vector = self.texts.entry(texts[i])
+                    payload |= of_payload
+                    vector |= of_vector
+                points.append(self.models.PointStruct(id=self.point(ids[i]), payload=payload, vector=vector))
+            self.client.upsert(self.name, points)
 
     def remove(self, ids: Sequence[str]) -> None:
-        if self._exists():
+        if self.exists():
             for part in _parts(ids, _IDS_AT_ONCE):
-                self._client.delete(self.name, self._models.PointIdsList(points=[_point(page_id) for page_id in part]))
+                self.client.delete(
+                    self.name, self.models.PointIdsList(points=[self.point(page_id) for page_id in part])
+                )
 
     def single(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         points = self._points(ids, "single")
@@ -135,7 +149,7 @@ class QdrantStore(VectorStore):
     def _points(self, ids, kind):
         points = {}
         for part in _parts(ids, _PAGES_AT_ONCE):
-            found = self._client.retrieve(self.name, [_point(page_id) for page_id in part], with_vectors=[kind])
+            found = self.client.retrieve(self.name, [self.point(page_id) for page_id in part], with_vectors=[kind])
             points.update({point.payload["id"]: point for point in found})
         return [points[page_id] for page_id in ids]
 
@@ -152,10 +166,8 @@ class QdrantStore(VectorStore):
         if not size or not k or (ids is not None and not len(ids)):
             return np.array([]), np.array([]), np.array([])
 
-        models = self._models
-        id_filter = None
-        if ids is not None:
-            id_filter = models.Filter(must=[models.HasIdCondition(has_id=[_point(page_id) for page_id in ids])])
+        models = self.models
+        id_filter = self.id_filter(ids)
         if query.multi is None:
             assert query.single is not None
             search = {"query": query.single.tolist(), "using": "single"}
@@ -169,7 +181,7 @@ class QdrantStore(VectorStore):
                     filter=id_filter,
                     params=self._search_params(),
                 )
-        found = self._client.query_points(
+        found = self.client.query_points(
             self.name, limit=k, query_filter=id_filter, search_params=self._search_params(), **search
         ).points
         return (
@@ -180,23 +192,36 @@ class QdrantStore(VectorStore):
 
     def drop(self) -> None:
         """Deletes the collection."""
-        self._client.delete_collection(self.name)
+        self.client.delete_collection(self.name)
 
-    def _exists(self):
-        return self._client.collection_exists(self.name)
+    def exists(self) -> bool:
+        """Returns whether the collection is there, which the first page creates."""
+        return self.client.collection_exists(self.name)
+
+    def point(self, page_id: str) -> str:
+        """Converts a page's id, 24 hexadecimal digits, to a point's id, a UUID as Qdrant requires."""
+        return str(uuid.UUID(page_id.rjust(32, "0")))
+
+    def id_filter(self, ids: Sequence[str] | None) -> Any:
+        """Returns Qdrant's filter for pages with given ids, ``None`` for all pages."""
+        if ids is None:
+            return None
+
+        models = self.models
+        return models.Filter(must=[models.HasIdCondition(has_id=[self.point(page_id) for page_id in ids])])
 
     def _search_params(self):
         if self._quantization is None:
             return None
 
-        models = self._models
+        models = self.models
         oversampling = _OVERSAMPLING[self._quantization]
         return models.SearchParams(
             quantization=models.QuantizationSearchParams(rescore=True, oversampling=oversampling)
         )
 
     def _quantization_config(self, always_ram):
-        models = self._models
+        models = self.models
         if self._quantization == "binary":
             return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=always_ram))
         if self._quantization == "scalar":
@@ -206,8 +231,8 @@ class QdrantStore(VectorStore):
         return None
 
     def _create(self, single_dim, multi_dim):
-        models = self._models
-        self._client.create_collection(
+        models = self.models
+        self.client.create_collection(
             self.name,
             vectors_config={
                 "single": models.VectorParams(
@@ -229,12 +254,11 @@ class QdrantStore(VectorStore):
                     quantization_config=self._quantization_config(always_ram=False),
                 ),
             },
+            sparse_vectors_config={VECTOR: models.SparseVectorParams(modifier=models.Modifier.IDF)},
         )
-
-
-def _point(page_id):
-    """Converts a page's id, 24 hexadecimal digits, to a point's id, a UUID as Qdrant requires."""
-    return str(uuid.UUID(page_id.rjust(32, "0")))
+        if self._is_server:
+            # Without it, a server reads all payloads to find a word.
+            self.client.create_payload_index(self.name, "words", models.PayloadSchemaType.KEYWORD)
 
 
 def _parts(items, size):

@@ -233,7 +233,7 @@ def test_qdrant_s_quantisation_is_kept_with_the_run(dataset, tmp_path, quantizat
     make_index(dataset.limit(2), quantization=quantization, **place)
     dataset.clear_cache()
     index = dataset.load_brain_results("late")
-    vectors = index._store._client.get_collection(index.config.index_name).config.params.vectors
+    vectors = index._store.client.get_collection(index.config.index_name).config.params.vectors
     assert all(getattr(vectors[kind].quantization_config, quantization) for kind in ("single", "multi"))
     with pytest.raises(ValueError, match=f"was made with quantization='{quantization}'"):
         make_index(dataset, **place)
@@ -367,7 +367,7 @@ def test_a_fresh_process_answers(dataset, store):
     expected = dataset.sort_by_similarity(PROMPTS[0], k=3, brain_key="late").values("id")
     if store["store"] == "qdrant":
         # A folder is for one process at a time, unlike a server. An index itself closes nothing.
-        index._store._client.close()
+        index._store.client.close()
 
     answer = subprocess.run(
         [sys.executable, "-c", FRESH, dataset.name, PROMPTS[0]], capture_output=True, text=True, timeout=120

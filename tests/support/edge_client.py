@@ -29,11 +29,14 @@ class EdgeClient:
     def collection_exists(self, name):
         return name in self._collections
 
-    def create_collection(self, name, vectors_config):
+    def create_collection(self, name, vectors_config, sparse_vectors_config):
         vectors = {kind: _vector_params(params) for kind, params in vectors_config.items()}
         optimizers = edge.EdgeOptimizersConfig(indexing_threshold=_INDEXED_FROM)
-        shard = edge.EdgeShard.create(str(self._folder / name), edge.EdgeConfig(vectors=vectors, optimizers=optimizers))
-        self._collections[name] = shard, vectors_config
+        assert all(params.modifier == models.Modifier.IDF for params in sparse_vectors_config.values())
+        sparse = {kind: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf) for kind in sparse_vectors_config}
+        config = edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse, optimizers=optimizers)
+        shard = edge.EdgeShard.create(str(self._folder / name), config)
+        self._collections[name] = shard, SimpleNamespace(vectors=vectors_config, sparse_vectors=sparse_vectors_config)
 
     def delete_collection(self, name):
         if name in self._collections:
@@ -41,26 +44,36 @@ class EdgeClient:
             shutil.rmtree(self._folder / name)
 
     def get_collection(self, name):
-        params = SimpleNamespace(vectors=self._collections[name][1])
-        return SimpleNamespace(config=SimpleNamespace(params=params))
+        return SimpleNamespace(config=SimpleNamespace(params=self._collections[name][1]))
 
     def optimize(self, name):
         """Does at once what a server does in the background. Returns the number of vectors that were indexed."""
         self._shard(name).optimize()
         return self._shard(name).info().indexed_vectors_count
 
-    def count(self, name):
-        return SimpleNamespace(count=self._shard(name).count(edge.CountRequest(exact=True)))
+    def count(self, name, count_filter=None):
+        request = edge.CountRequest(exact=True, filter=_filter(count_filter))
+        return SimpleNamespace(count=self._shard(name).count(request))
 
-    def scroll(self, name, limit, offset, with_payload):
-        return self._shard(name).scroll(edge.ScrollRequest(limit=limit, offset=offset, with_payload=with_payload))
+    def scroll(self, name, limit, offset, with_payload, scroll_filter=None):
+        request = edge.ScrollRequest(
+            limit=limit, offset=offset, with_payload=with_payload, filter=_filter(scroll_filter)
+        )
+        return self._shard(name).scroll(request)
 
     def retrieve(self, name, ids, with_payload=True, with_vectors=False):
         return self._shard(name).retrieve(ids, with_payload, with_vectors)
 
     def upsert(self, name, points):
-        points = [edge.Point(point.id, point.vector, point.payload) for point in points]
+        points = [edge.Point(point.id, _vectors(point.vector), point.payload) for point in points]
         self._shard(name).update(edge.UpdateOperation.upsert_points(points))
+
+    def update_vectors(self, name, points):
+        points = [edge.PointVectors(point.id, _vectors(point.vector)) for point in points]
+        self._shard(name).update(edge.UpdateOperation.update_vectors(points))
+
+    def set_payload(self, name, payload, points):
+        self._shard(name).update(edge.UpdateOperation.set_payload(points, payload))
 
     def delete(self, name, selector):
         self._shard(name).update(edge.UpdateOperation.delete_points(selector.points))
@@ -78,7 +91,7 @@ class EdgeClient:
             ]
         request = edge.QueryRequest(
             limit=limit,
-            query=edge.Query.Nearest(query, using=using),
+            query=edge.Query.Nearest(_vector(query), using=using),
             prefetches=prefetches,
             filter=_filter(query_filter),
             params=_search_params(search_params),
@@ -118,11 +131,29 @@ def _quantization(config):
     return None
 
 
+def _vectors(vectors):
+    return {kind: _vector(vector) for kind, vector in vectors.items()}
+
+
+def _vector(vector):
+    if isinstance(vector, models.SparseVector):
+        return edge.SparseVector(vector.indices, vector.values)
+    return vector
+
+
 def _filter(wanted):
     if wanted is None:
         return None
-    (condition,) = wanted.must
-    return edge.Filter(must=[edge.HasIdCondition(set(condition.has_id))])
+    return edge.Filter(must=_conditions(wanted.must), must_not=_conditions(wanted.must_not))
+
+
+def _conditions(conditions):
+    return [
+        edge.HasIdCondition(set(condition.has_id))
+        if isinstance(condition, models.HasIdCondition)
+        else edge.FieldCondition(condition.key, match=edge.MatchValue(condition.match.value))
+        for condition in conditions or ()
+    ]
 
 
 def _search_params(params):

@@ -5,9 +5,10 @@ import pytest
 import qdrant_client
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.late_interaction.query import Query
-from jina_embeddings_v4.late_interaction.stores.base import VectorStore
+from jina_embeddings_v4.late_interaction.stores.base import TextIndex, VectorStore
 from jina_embeddings_v4.late_interaction.stores.local import LocalStore
 from jina_embeddings_v4.late_interaction.stores.qdrant import QdrantStore
+from jina_embeddings_v4.late_interaction.words import words_of
 
 from ...support.edge_client import EdgeClient
 
@@ -27,11 +28,49 @@ TOLERANCES = {
 }
 
 
+class MemoryTexts(TextIndex):
+    """The contract, as plainly as can be."""
+
+    def __init__(self, store):
+        self.store, self.words = store, {}
+
+    def write(self, ids, texts):
+        there = set(ids) - set(self.store.missing(ids))
+        self.words |= {i: words_of(text or "") for i, text in zip(ids, texts, strict=True) if i in there}
+
+    def without(self):
+        return [page_id for page_id in self.store._pages if page_id not in self.words]
+
+    def _has(self, page_id, phrase):
+        words = self.words[page_id]
+        return any(tuple(words[i : i + len(phrase)]) == phrase for i in range(len(words)))
+
+    def count(self, phrases):
+        return [sum(self._has(page_id, phrase) for page_id in self.words) for phrase in phrases]
+
+    def find(self, phrases):
+        found = [page_id for page_id in self.words if all(self._has(page_id, phrase) for phrase in phrases)]
+        return [(page_id, self.store._pages[page_id][0]) for page_id in found]
+
+    def rank(self, phrases, k, ids=None):
+        mean = sum(map(len, self.words.values())) / max(1, len(self.words))
+        scores = {page_id: 0 for page_id in self.words if ids is None or page_id in ids}
+        for phrase, count in zip(phrases, self.count(phrases), strict=True):
+            rarity = max(1e-6, np.log((len(self.words) - count + 0.5) / (count + 0.5)))
+            for page_id in scores:
+                words = self.words[page_id]
+                times = sum(tuple(words[i : i + len(phrase)]) == phrase for i in range(len(words)))
+                scores[page_id] += rarity * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(words) / mean))
+        best = sorted((-score, page_id) for page_id, score in scores.items() if score)
+        return [(page_id, self.store._pages[page_id][0], -score) for score, page_id in best[:k]]
+
+
 class MemoryStore(VectorStore):
     """The contract, as plainly as can be."""
 
     def __init__(self):
         self._pages = {}
+        self.texts = MemoryTexts(self)
 
     def create(self):
         pass
@@ -57,15 +96,18 @@ class MemoryStore(VectorStore):
     def missing(self, ids):
         return [page_id for page_id in ids if page_id not in self._pages]
 
-    def add(self, ids, sample_ids, embeddings):
+    def add(self, ids, sample_ids, embeddings, texts=None):
         if self._pages and self.dims() != (embeddings.single.shape[1], embeddings.multi[0].shape[1]):
             raise ValueError("other dimensions")
         for page_id, *page in zip(ids, sample_ids, embeddings.single, embeddings.multi, strict=True):
             self._pages[page_id] = page
+        if texts is not None:
+            self.texts.write(ids, texts)
 
     def remove(self, ids):
         for page_id in ids:
             self._pages.pop(page_id, None)
+            self.texts.words.pop(page_id, None)
 
     def single(self, ids):
         found = [self._pages[page_id] for page_id in ids]
@@ -87,6 +129,7 @@ class MemoryStore(VectorStore):
 
     def drop(self):
         self._pages.clear()
+        self.texts.words.clear()
 
 
 @pytest.fixture(params=TOLERANCES)
@@ -217,10 +260,78 @@ def test_two_processes_may_add_the_first_pages_at_once(tmp_path, monkeypatch):
     embeddings = Embeddings(np.ones((1, SINGLE), np.float32), [np.ones((3, MULTI), np.float32)])
     store.add(["a" * 24], ["a" * 24], embeddings)
     # The other process has created the collection after this one looked.
-    exists, answers = store._exists, [False]
-    monkeypatch.setattr(store, "_exists", lambda: answers.pop() if answers else exists())
+    exists, answers = store.exists, [False]
+    monkeypatch.setattr(store, "exists", lambda: answers.pop() if answers else exists())
     store.add(["b" * 24], ["b" * 24], embeddings)
     assert store.size() == 2
-    monkeypatch.setattr(store, "_exists", lambda: False)
+    monkeypatch.setattr(store, "exists", lambda: False)
     with pytest.raises(ValueError, match="already exists"):
         store.add(["c" * 24], ["c" * 24], embeddings)
+
+
+TEXTS = [
+    "Invoice No 345 of Linden & Sons, total 1,234.50",
+    "Invoice No 346: total 345.10, and 12 more",
+    "Dear Ms Voss, we received the invoice. No reply is needed",
+    "a table with 345 rows",
+    None,
+    "東京大学の契約",
+]
+
+
+@pytest.fixture
+def written(store):
+    """A store of pages with texts, of which each page's sample has another id."""
+    ids, samples = page_ids(0, len(TEXTS)), page_ids(100, 100 + len(TEXTS))
+    store.add(ids, samples, random_embeddings(len(TEXTS)), TEXTS)
+    return store
+
+
+def found(pages):
+    return sorted(int(page_id, 16) for page_id, *_ in pages)
+
+
+def test_words_are_found_as_they_are_written(written):
+    texts = written.texts
+    assert texts.count([("invoice",), ("345",), ("no", "345"), ("no", "346"), ("345.10",), ("nowhere",)]) == [
+        3, 2, 1, 1, 1, 0,
+    ]  # fmt: skip
+    assert found(texts.find([("345",)])) == [0, 3]
+    assert found(texts.find([("invoice",), ("no",)])) == [0, 1, 2]
+    assert found(texts.find([("linden", "sons")])) == [0] and texts.find([("sons", "linden")]) == []
+    assert found(texts.find([("大", "学")])) == [5] and texts.find([("大", "東")]) == []
+    assert texts.find([("voss",)]) == [(page_ids(2, 3)[0], page_ids(102, 103)[0])]
+
+
+def test_rarer_words_rank_higher(written):
+    ranked = written.texts.rank([("total",), ("linden",)], k=10)
+
+    assert [int(page_id, 16) for page_id, *_ in ranked] == [0, 1]
+    assert [score for *_, score in ranked] == sorted((score for *_, score in ranked), reverse=True)
+    assert written.texts.rank([("total",), ("linden",)], k=1) == ranked[:1]
+    assert found(written.texts.rank([("invoice",)], k=10, ids=set(page_ids(1, 2)))) == [1]
+    assert written.texts.rank([("invoice",)], k=10, ids=set()) == []
+
+
+def test_words_go_with_their_pages(written):
+    texts = written.texts
+    written.remove(page_ids(0, 1))
+    assert found(texts.find([("345",)])) == [3] and texts.count([("linden",)]) == [0]
+
+    written.add(page_ids(3, 4), page_ids(103, 104), random_embeddings(1), ["a letter"])
+    assert texts.find([("345",)]) == [] and found(texts.find([("letter",)])) == [3]
+
+
+def test_texts_are_written_later_and_anew(store):
+    ids = page_ids(0, 3)
+    assert store.texts.count([("red",)]) == [0] and store.texts.find([("red",)]) == []
+    assert store.texts.rank([("red",)], k=3) == []
+    store.add(ids, ids, random_embeddings(3))
+    assert sorted(store.texts.without()) == ids
+
+    # Ids that are not in the store are ignored.
+    store.texts.write([*ids[:2], "f" * 24], ["a red stamp", None, "a red star"])
+    assert store.texts.without() == ids[2:] and found(store.texts.find([("red",)])) == [0]
+
+    store.texts.write(ids[:1], ["a blue stamp"])
+    assert store.texts.find([("red",)]) == [] and found(store.texts.find([("blue",)])) == [0]

@@ -33,7 +33,7 @@ def store(request, tmp_path, pages, monkeypatch):
     store = QdrantStore(str(tmp_path), "pages", quantization=request.param)
     store.add(page_ids(0, PAGES), page_ids(0, PAGES), pages)
     # A page that the optimizer leaves behind is found by its stored vectors alone.
-    assert store._client.optimize("pages") >= PAGES
+    assert store.client.optimize("pages") >= PAGES
     return store
 
 
@@ -75,7 +75,7 @@ def test_candidates_and_filters_hold_in_each_stage(store, pages):
 
 
 def test_quantisation_reaches_the_engine(store):
-    asked = store._client._collections["pages"][1]
+    asked = store.client._collections["pages"][1].vectors
     for kind in ("single", "multi"):
         assert (asked[kind].quantization_config is None) == (store._quantization is None)
     assert (store._search_params() is None) == (store._quantization is None)
