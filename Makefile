@@ -12,7 +12,7 @@ PRIVATE_FIFTYONE := $(BIN)/python -m jina_embeddings_v4.cli.private_fiftyone .de
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint verify benchmark speed scaling search test test-processors test-app lint clean
+.PHONY: help demo app demo-checkpoint verify benchmark speed scaling search documents test test-processors test-app lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ scaling: .venv ## measure what a page costs against its size, the batch, the num
 
 search: .venv ## measure what a late-interaction search costs, and what it finds
 	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.search $(ARGUMENTS)
+
+documents: .venv ## measure what real PDFs cost, and what is found in them; downloads 110 MB once
+	@$(PRIVATE_FIFTYONE) $(BIN)/python -m benchmarks.documents $(ARGUMENTS)
 
 # Each process has its own database. Files stay whole, so that their fixtures are made once.
 IN_PROCESSES = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -31,6 +31,7 @@ from .integration.seams import (
     restore_path,
 )
 from .integration.task_embeddings import compute_task_embeddings
+from .late_interaction.boxes import iter_boxes, write_boxes
 from .late_interaction.heatmaps import iter_heatmaps, write_heatmaps
 from .late_interaction.similarity import register_backend
 from .videos.embedding import encode_video_readers
@@ -265,6 +266,35 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             an iterator over tuples of the number of images done so far and of all, before the first and after each
         """
         return iter_heatmaps(self, samples, query, label_field, **kwargs)
+
+    def boxes(self, samples: SampleCollection, query: str, label_field: str = "boxes", **kwargs: Any) -> None:
+        """Writes the best places of each image for a text query, as :class:`fiftyone.core.labels.Detections`.
+
+        See :func:`jina_embeddings_v4.late_interaction.boxes.write_boxes`.
+
+        Args:
+            samples: a dataset or view of images
+            query: a string
+            label_field ("boxes"): the field to write
+            **kwargs: the function's other arguments
+        """
+        write_boxes(self, samples, query, label_field, **kwargs)
+
+    def iter_boxes(
+        self, samples: SampleCollection, query: str, label_field: str = "boxes", **kwargs: Any
+    ) -> Iterator[tuple[int, int]]:
+        """Does what :meth:`boxes` does, and reports its progress.
+
+        Args:
+            samples: see :meth:`boxes`
+            query: see there
+            label_field ("boxes"): see there
+            **kwargs: see there
+
+        Returns:
+            an iterator over tuples of the number of images done so far and of all, before the first and after each
+        """
+        return iter_boxes(self, samples, query, label_field, **kwargs)
 
     def embed_prompt(self, prompt: str) -> np.ndarray:
         """Embeds a text query.

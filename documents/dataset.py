@@ -16,7 +16,9 @@ from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
 from ..late_interaction.query_labels import MATCH, show_by_default
-from .pdf_renderer import PageLimitError, PdfRenderer, scale_to
+from .page_words import file_version
+from .pdf_pages import scale_to
+from .pdf_renderer import PageLimitError, PdfRenderer
 from .pruning import remove_gone
 
 # The area in pixels to which a page is rendered. It does not depend on the size on paper, which is often wrong, so that
@@ -199,7 +201,7 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
                     if not stat.S_ISREG(status.st_mode):
                         raise ValueError("it is not a regular file")
 
-                    version = f"{status.st_size} {status.st_mtime_ns}"
+                    version = file_version(status)
                     if version == stored_version and counts[document] == stored_pages:
                         continue
 

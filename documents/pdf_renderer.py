@@ -7,28 +7,16 @@ writes the image files itself, so that no pixels are sent between processes.
 
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
 import threading
 
-# The memory limit of the rendering process, in bytes. A page of the default size takes 0.2 GB.
-MEMORY = 2 * 1024**3
-
-# Pixels. JPEG's limit is 65535.
-LONGEST_SIDE = 65_500
-
-# Characters of a page's text that are kept. A page of a book has 3,000, and MongoDB limits a sample to 16 MB.
-_TEXT = 1_000_000
+from . import pdf_pages
+from .pdf_pages import MEMORY
 
 # The time limit for the start of a process, in seconds. It is long, since the machine may be busy.
 _START = 120
-
-
-def scale_to(size: tuple[float, float], pixels: int) -> float:
-    """Returns the factor that scales a page of size ``(width, height)`` to an area in pixels."""
-    return min(math.sqrt(pixels / math.prod(size)), LONGEST_SIDE / max(size))
 
 
 class PageLimitError(ValueError):
@@ -76,6 +64,25 @@ class PdfRenderer:
             ValueError: if the page cannot be rendered within the limits
         """
         return self._ask({"path": str(path), "index": index, "pixels": pixels, "picture": str(picture)})
+
+    def words(self, path: str | os.PathLike, index: int) -> list[tuple[str, bool, list[list[float]]]]:
+        """Locates the words of a page's text layer, in the order in which the PDF has them.
+
+        What stands between spaces is a word. Chinese, Japanese and Korean characters are a word each.
+
+        Args:
+            path: the PDF's path
+            index: the page's number, from 0
+
+        Returns:
+            tuples of a word, whether it follows the one before it without a space, and its boxes. A box is a list of
+            its left, top, right and bottom edges, from 0 to 1, on the page as :meth:`render` draws it. A word that is
+            hyphenated has a box on each of its lines. Words that lie outside of the page are left out
+
+        Raises:
+            ValueError: if the page cannot be read within the limits
+        """
+        return [tuple(word) for word in self._ask({"path": str(path), "index": index, "located": True})]
 
     def _ask(self, request):
         if self._process is None:
@@ -129,10 +136,10 @@ class PdfRenderer:
 
 
 def _start():
-    # Not by multiprocessing, which would import the user's main script again. -P keeps this folder off the path, since
+    # Not by multiprocessing, which would import the user's main script again. -P keeps that folder off the path, since
     # its modules have common names.
     return subprocess.Popen(
-        [sys.executable, "-P", os.path.abspath(__file__)],
+        [sys.executable, "-P", os.path.abspath(pdf_pages.__file__)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -141,91 +148,3 @@ def _start():
         # In a session of its own, so that Ctrl-C interrupts only the parent.
         start_new_session=True,
     )
-
-
-def _serve():
-    """Answers requests until the parent ends. This is the main function of the process."""
-    import queue
-
-    # Libraries that print to stdout must not corrupt the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _limit_memory()
-    requests = queue.SimpleQueue()
-
-    def read():
-        for line in sys.stdin:
-            requests.put(json.loads(line))
-        # The parent has ended, perhaps while a page is rendered.
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    import pypdfium2  # noqa: F401, before the first page's time limit begins
-
-    opened = {}
-    while True:
-        request = requests.get()
-        try:
-            answer = {"result": _answer(opened, **request)}
-        except Exception as error:
-            answer = {"error": str(error) or type(error).__name__}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _limit_memory():
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-
-    for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-        try:
-            resource.setrlimit(kind, (limit, limit))
-        except (OSError, ValueError):  # unsupported, or the limit is already lower
-            pass
-
-
-def _answer(opened, path=None, index=None, pixels=None, picture=None):
-    if path is None:
-        return None
-    if path not in opened:
-        for pdf in opened.values():
-            pdf.close()
-        opened.clear()
-        opened[path] = _open(path)
-    return len(opened[path]) if index is None else _render(opened[path], index, pixels, picture)
-
-
-def _open(path):
-    import pypdfium2 as pdfium
-
-    # By PDFium's own call: PdfDocument(path) reports a PDF without pages as one that cannot be loaded.
-    document = pdfium.raw.FPDF_LoadDocument(path.encode(), None)
-    if not document:
-        reasons = {3: "it is damaged, or no PDF", 4: "it is encrypted with a password"}
-        error = pdfium.raw.FPDF_GetLastError()
-        raise ValueError(reasons.get(error, f"PDFium cannot open it (error {error})"))
-
-    pdf = pdfium.PdfDocument(document)
-    # Without this, the values of form fields are not drawn.
-    pdf.init_forms()
-    return pdf
-
-
-def _render(pdf, index, pixels, picture):
-    page = pdf[index]
-    try:
-        image = page.render(scale=scale_to(page.get_size(), pixels)).to_pil()
-        # PDFium marks a hyphen at a line break by a control character.
-        text = page.get_textpage().get_text_bounded().replace("\x02", "").replace("\r\n", "\n")
-    finally:
-        page.close()
-
-    # Once the model has resized it, it is as good as a PNG, which takes up to five times the space.
-    image.save(picture, quality=90)
-    return text.strip()[:_TEXT] or None
-
-
-if __name__ == "__main__":
-    _serve()
