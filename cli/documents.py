@@ -53,6 +53,7 @@ def index_folder(options: argparse.Namespace) -> int:
             model=options.model,
             model_kwargs={name: value for name, value in chosen.items() if value is not None},
             brain_key=BRAIN_KEY,
+            text_field="text",
             batch_size=options.batch_size,
             progress=True,
         )
@@ -78,9 +79,12 @@ def search_folder(options: argparse.Namespace) -> int:
         raise SystemExit(_not_indexed(options))
 
     index = dataset.load_brain_results(BRAIN_KEY)
-    _warn_of_demo(index.config.model)
+    if options.mode != "text":
+        _warn_of_demo(index.config.model)
+    # Of an index that an older version made, there are vectors alone, until the folder is indexed again.
+    mode = None if options.mode == "hybrid" else options.mode
     try:
-        view = dataset.sort_by_similarity(options.query, k=options.k, brain_key=BRAIN_KEY, dist_field="distance")
+        view = index.sort_by_similarity(options.query, k=options.k, dist_field="distance", mode=mode)
     except ValueError as error:
         raise SystemExit(error) from None
 
@@ -95,7 +99,7 @@ def search_folder(options: argparse.Namespace) -> int:
         print(table, file=options.out)
     options.out.flush()
     if options.open:
-        _open(index, view, options.query)
+        _open(index, view, options.query, heatmaps=options.mode != "text")
     return 0
 
 
@@ -131,9 +135,9 @@ def _rows(view, query):
     ]
 
 
-def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str) -> None:
-    model = index.get_model()
-    model.heatmaps(view, query, label_field=MATCH, index=index)
+def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str, heatmaps: bool) -> None:
+    if heatmaps:
+        index.get_model().heatmaps(view, query, label_field=MATCH, index=index)
     session = fo.launch_app(view=view)
     _say(f"The App is open at {session.url}. Ctrl-C closes it")
     session.wait(-1)
@@ -141,7 +145,7 @@ def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: st
 
 def _warn_of_demo(model):
     if model and model.endswith("-demo"):
-        _say("The demo model was trained on synthetic pages and cannot read real documents: what it finds is chance")
+        _say("The demo model knows synthetic pages and cannot read real documents: what it finds by meaning is chance")
 
 
 def _say(text):

@@ -12,6 +12,7 @@ from jina_embeddings_v4.demo.pages.phrases import caption
 from jina_embeddings_v4.demo.pages.rendering import draw_document
 
 from ..conftest import DEMO_MODEL
+from ..support import pdfs
 
 NAME = "test-command"
 
@@ -88,11 +89,25 @@ def test_the_page_is_found_that_the_query_is_about(run, search, pages):
         assert len(found) == 4 and places(found)[0] == place
         assert 1 >= scores[0] > scores[-1] > 0 and scores == sorted(scores, reverse=True)
 
+    assert search(captions[0], "--mode", "text") == []
     table = run("search", captions[4], "-k", "2").out.splitlines()
     assert table[0].split() == ["rank", "document", "page", "score", "snippet"]
     assert table[2].split()[:3] == ["1", "a.pdf", "5"] and len(table) == 4
     rows = list(csv.DictReader(io.StringIO(run("search", captions[12], "--csv").out)))
     assert (rows[0]["document"], rows[0]["page"]) == ("ü ü.pdf", "3") and len(rows) == 10
+
+
+def test_a_page_is_found_by_the_number_in_its_text_layer(run, search, folder):
+    texts = ("Invoice No 4711 of Linden & Sons", "Invoice No 4712 of Moreau Ltd")
+    pdfs.write_pdf(folder / "bills.pdf", [pdfs.Page(text) for text in texts])
+    run("index")
+
+    for mode in ("hybrid", "text"):
+        found = search("invoice no 4712", "--mode", mode)
+        assert places(found)[0] == ("bills.pdf", 2) and "4712" in found[0]["snippet"]
+    assert places(search('"Linden & Sons" 4712')) == [("bills.pdf", 1)]
+    # The demo model's warning is of what it finds itself.
+    assert "chance" in run("search", "4712").err and "chance" not in run("search", "4712", "--mode", "text").err
 
 
 def test_what_changed_in_the_folder_is_found_after_it_is_indexed_again(run, search, pages, folder):
