@@ -198,7 +198,7 @@ def expect_heatmap(page, boxes, name, path):
     canvas = page.locator('[data-cy="modal"] canvas').first
     expect(canvas).to_be_visible()
     toggle = page.locator('[data-cy="modal"] [data-cy="checkbox-match"]')
-    expect(toggle.locator("input")).to_be_checked()
+    expect(toggle.locator("input")).to_be_checked(timeout=30 * SECONDS)
     pictures = {}
     for _ in range(2):
         checked = toggle.locator("input").is_checked()
