@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.media as fom
 import fiftyone.operators as foo
 from bson import json_util
 from fiftyone.operators import types
@@ -165,6 +166,9 @@ class RunPageSearch(foo.Operator):
 
 def searchable_indexes(dataset: fo.Dataset) -> dict[str, bool]:
     """Returns the indexes of whole pages that know their model's name: by brain key, whether each has words, too."""
+    if dataset.media_type == fom.VIDEO:
+        return {}
+
     return {
         key: getattr(config, "text_field", None) is not None
         for key, config in sorted(late_interaction_indexes(dataset).items())
