@@ -147,7 +147,7 @@ class RunPageSearch(foo.Operator):
             return ctx.ops.patch_panel_data({"status": status, "fraction": fraction})
 
         try:
-            pages, query = pages_to_search(ctx), ctx.params["query"]
+            pages, query, had_match = pages_to_search(ctx), ctx.params["query"], ctx.dataset.has_field(MATCH)
             asked = {"heatmaps_field": MATCH, "mode": ctx.params["mode"], "report": report}
             found = yield from iter_search(ctx.dataset, pages, ctx.params["brain_key"], query, PAGES, **asked)
             yield report("Drawing the pages")
@@ -158,6 +158,9 @@ class RunPageSearch(foo.Operator):
             state = {"asked": query, "rows": rows, "searched": len(pages)}
             state |= {"view": serialized(found.view), "searched_view": serialized(pages)}
             yield tell("show_found", found=state, has_new_colour=found.has_new_colour)
+            if not had_match and ctx.dataset.has_field(MATCH):
+                # The App knows the fields of opened pages from when it was loaded.
+                yield ctx.ops.notify("Load the browser's page again to see where opened pages match", variant="info")
         except Exception as error:
             # The App's server drops what a generator raises, and the panel would wait for ever.
             logger.warning("The search for %r failed", ctx.params.get("query"), exc_info=True)

@@ -15,7 +15,7 @@ from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
-from ..late_interaction.query_labels import MATCH, show_by_default
+from ..late_interaction.query_labels import MATCH, add_match_field, show_by_default
 from .page_words import file_version
 from .pdf_pages import scale_to
 from .pdf_renderer import PageLimitError, PdfRenderer
@@ -179,6 +179,7 @@ def _make_dataset(name, persistent, origin):
     dataset.create_index([("document", 1), ("page", 1)])
     if not dataset.has_saved_view("documents"):
         dataset.save_view("documents", dataset.group_by("document", order_by="page"))
+        add_match_field(dataset)
         show_by_default(dataset, ("document", "page", MATCH))
 
     return dataset

@@ -55,6 +55,24 @@ def set_colour(samples: SampleCollection, field: str) -> None:
         dataset.save()
 
 
+def add_match_field(dataset: fo.Dataset) -> bool:
+    """Adds the field of the heatmaps that searches write, without any heatmap yet.
+
+    The App shows a field on a page that a panel opens only if the field was there when the browser opened the dataset.
+
+    Args:
+        dataset: the dataset
+
+    Returns:
+        whether the field is new
+    """
+    if dataset.has_field(MATCH):
+        return False
+
+    dataset.add_sample_field(MATCH, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    return True
+
+
 def show_by_default(dataset: fo.Dataset, fields: Iterable[str]) -> None:
     """Lets the App show fields where a person has not chosen any: in a new window, and on a page that is opened.
 

@@ -22,7 +22,7 @@ import pytest
 from jina_embeddings_v4.cli.private_fiftyone import copy_source
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
-from jina_embeddings_v4.late_interaction.query_labels import MATCH, show_by_default
+from jina_embeddings_v4.late_interaction.query_labels import MATCH, add_match_field, show_by_default
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -52,6 +52,8 @@ def pages(tmp_path_factory):
     fob.compute_similarity(
         dataset, backend="late-interaction", model=MODEL, brain_key="pages", text_field="text", num_workers=0
     )
+    # As load_documents() does.
+    add_match_field(dataset)
     show_by_default(dataset, ("document", "page", MATCH))
     yield dataset, boxes
     dataset.delete_brain_run("pages")
