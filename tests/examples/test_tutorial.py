@@ -4,11 +4,17 @@ import re
 import sys
 from pathlib import Path
 
+import jina_embeddings_v4
 import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TUTORIAL = EXAMPLES / "tutorial.ipynb"
+
+# A wheel holds neither how pages are drawn nor the calendars.
+pytestmark = pytest.mark.skipif(
+    not Path(jina_embeddings_v4.__file__).with_name("benchmarks").is_dir(), reason="needs the repository, not a wheel"
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def check(notebook):
     ranks = re.findall(r"invoice No (\d+) +(\d+) +(\d+)", printed(notebook, "the invoice's rank"))
     assert len(ranks) == 4 and all(both == "1" for _, _, both in ranks)
     assert any(int(vectors) > 1 for _, vectors, _ in ranks)
-    assert printed(notebook, "invoice/03.png").split() == ["invoice/03.png"]
+    assert printed(notebook, "found:") == "found: invoice/03.png\n"
 
     found = re.search(
         r"(\d+)% of the labels are right; blind guessing gets (\d+)%", printed(notebook, ".* of the labels")
