@@ -25,6 +25,7 @@ SLOWEST = [
     "test_loading.py",
     "test_training.py",
     "test_flow.py",
+    "test_tutorial.py",
 ]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
