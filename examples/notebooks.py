@@ -35,6 +35,8 @@ def execute(path, timeout=600):
         km=kernel,
         timeout=timeout,
         resources={"metadata": {"path": str(Path(path).parent)}},
+        # What a cell prints comes in one or in several messages, by chance.
+        coalesce_streams=True,
         # The times of the run would change the file each time.
         record_timing=False,
         extra_arguments=["--log-level=ERROR"],
