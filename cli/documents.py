@@ -145,7 +145,8 @@ def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: st
 
 def _warn_of_demo(model):
     if model and model.endswith("-demo"):
-        _say("The demo model knows synthetic pages and cannot read real documents: what it finds by meaning is chance")
+        trained = "The demo model was trained on synthetic pages and cannot read real documents"
+        _say(f"{trained}: what it finds by meaning is chance")
 
 
 def _say(text):

@@ -60,6 +60,7 @@ def scans(folder):
         sample["ground_truth"] = fo.Detections(
             detections=[fo.Detection(label="box", bounding_box=[0.1, 0.1, 0.5, 0.5])]
         )
+        sample["text"] = f"Invoice {4700 + i} of Linden & Sons"
         sample.tags = ["invoices"] if i < 4 else []
         samples.append(sample)
     dataset.add_samples(samples)
@@ -114,6 +115,7 @@ def test_late_interaction(scans):
     found = run(ROOT / "docs" / "late_interaction.md")
     assert len(found["view"]) == 24 and all(heatmap.map is not None for heatmap in scans.values("match"))
     assert any(name.startswith("match_") for name in scans.get_field_schema())
+    assert found["found"].first().text == "Invoice 4711 of Linden & Sons"
 
 
 def test_videos(folder, monkeypatch):
