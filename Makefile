@@ -12,7 +12,7 @@ PRIVATE_FIFTYONE := $(BIN)/python -m jina_embeddings_v4.cli.private_fiftyone .de
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app demo-checkpoint verify benchmark speed scaling search documents test test-processors test-app lint clean
+.PHONY: help demo app tutorial demo-checkpoint verify benchmark speed scaling search documents test test-processors test-app lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[-.a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: .venv ## find and label images in a FiftyOne of its own, under .demo
 
 app: .venv ## open the FiftyOne App on the demo's dataset
 	@$(PRIVATE_FIFTYONE) $(BIN)/fiftyone app launch jina-embeddings-v4-demo
+
+tutorial: .venv ## run examples/tutorial.ipynb, and write its outputs into it
+	@$(PRIVATE_FIFTYONE) $(BIN)/python examples/notebooks.py examples/tutorial.ipynb
 
 demo-checkpoint: .venv ## train the demo model anew, in about two hours; killed, it goes on where it was
 	@$(BIN)/python -m jina_embeddings_v4.demo.training demo/checkpoint

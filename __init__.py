@@ -89,16 +89,17 @@ def parse_parameters(model_name: str, ctx: Any, params: dict) -> None:
 
 
 def register(plugin: Any) -> None:
-    """Registers the operators for the FiftyOne App, where this repository is installed as a plugin.
+    """Registers the operators and the panel for the FiftyOne App, where this repository is installed as a plugin.
 
     Args:
         plugin: a :class:`fiftyone.plugins.context.PluginContext`
     """
     be_the_package(__name__)
-    from .integration.operators import IndexPages, SearchPages
+    from .app.operators import IndexPages, SearchPages
+    from .app.panel import PageSearch, RunPageSearch
 
-    plugin.register(IndexPages)
-    plugin.register(SearchPages)
+    for part in (IndexPages, SearchPages, RunPageSearch, PageSearch):
+        plugin.register(part)
 
 
 def checkpoint_of(model_name: str | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import eta.core.video as etav
 import fiftyone as fo
 import fiftyone.core.models as fom
 import fiftyone.utils.torch as fout
@@ -21,11 +22,20 @@ from .integration.config import JinaV4Config, Settings
 from .integration.encoding import embed_for_call, encode_images
 from .integration.failures import spread
 from .integration.loading import ImageLoader, PatchTransform
-from .integration.seams import APPLY_MODEL, extend_path, fiftyone_argument, keep_out_of_model_cache, restore_path
+from .integration.seams import (
+    APPLY_MODEL,
+    extend_path,
+    fiftyone_argument,
+    keep_out_of_model_cache,
+    media_of_call,
+    restore_path,
+)
 from .integration.task_embeddings import compute_task_embeddings
 from .late_interaction.boxes import iter_boxes, write_boxes
 from .late_interaction.heatmaps import iter_heatmaps, write_heatmaps
 from .late_interaction.similarity import register_backend
+from .videos.embedding import encode_video_readers
+from .videos.moments import write_moments
 
 # Images that are loaded at a time.
 _BATCH = 64
@@ -85,6 +95,12 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
         return None if self.classes is None else len(self.classes)
 
     @property
+    def media_type(self) -> str:
+        """What FiftyOne hands to the model: ``"image"``, of a video dataset its frames, or ``"video"``."""
+        asked = media_of_call()
+        return "image" if asked == "image" else self.mode or asked or "image"
+
+    @property
     def has_collate_fn(self) -> bool:
         return True
 
@@ -119,14 +135,18 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
     #
 
     def embed(self, image: Any) -> np.ndarray:
-        """Embeds an image.
+        """Embeds an image, or a video.
 
         Args:
-            image: a PIL image, a uint8 array (HWC), a tensor (CHW), a path or an http(s) URL
+            image: a PIL image, a uint8 array (HWC), a tensor (CHW), a path or an http(s) URL; or the
+                :class:`eta.core.video.VideoReader` that FiftyOne opens on a video
 
         Returns:
             a float32 array ``(dim,)`` of length 1
         """
+        if isinstance(image, etav.VideoReader):
+            # FiftyOne embeds videos one by one, and handles the failure of one itself.
+            return self._embed_all([image])[1][0]
         return self.embed_all([image])[0]
 
     def embed_images(self, images: Sequence) -> np.ndarray:
@@ -215,6 +235,19 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             the list of the names of the fields
         """
         return write_heatmaps(self, samples, query, label_field, **kwargs)
+
+    def moments(self, samples: SampleCollection, query: str, label_field: str = "moments", **kwargs: Any) -> None:
+        """Writes when each video matches a text query, as :class:`fiftyone.core.labels.TemporalDetections`.
+
+        See :func:`jina_embeddings_v4.videos.moments.write_moments`.
+
+        Args:
+            samples: a dataset or view of videos
+            query: a string
+            label_field ("moments"): the field to write
+            **kwargs: the function's other arguments
+        """
+        write_moments(self, samples, query, label_field, **kwargs)
 
     def iter_heatmaps(
         self, samples: SampleCollection, query: str, label_field: str = "heatmap", **kwargs: Any
@@ -315,7 +348,7 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
         """Loads and encodes images, both vectors of each.
 
         Args:
-            images: a list of images, see :meth:`embed`
+            images: a list of images, or of videos, see :meth:`embed`
             tasks (None): a list of tasks, by default the model's own
             skip_failures (None): whether to warn of an image that cannot be read, in place of raising an error; by
                 default what the running FiftyOne call was asked to do
@@ -324,7 +357,10 @@ class JinaV4(Settings, fout.TorchImageModel, fom.PromptMixin):
             a tuple of the images, each that failed replaced by a :class:`integration.failures.FailedImage`, and
             the :class:`engine.embeddings.Embeddings` of the others, or with ``tasks`` a dict of them by task
         """
-        return encode_images(self.encoder, _as_list(images), self.max_pixels, self.truncate_dim, tasks, skip_failures)
+        images = _as_list(images)
+        if images and isinstance(images[0], etav.VideoReader):
+            return list(images), encode_video_readers(self, images)
+        return encode_images(self.encoder, images, self.max_pixels, self.truncate_dim, tasks, skip_failures)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Embeddings:
         """Encodes text queries, with the prefix :attr:`query_prompt_name`, both vectors of each.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jina_embeddings_v4.benchmarks.quality import Retrieval, ndcg
-from jina_embeddings_v4.demo.pages.documents import documents
+from jina_embeddings_v4.demo.pages.documents import SPLITS, documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_text
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.engine.encoder import Encoder
@@ -79,13 +79,17 @@ def scores_of(store, queries, embeddings, mode, pages):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="demo/checkpoint", help="the checkpoint to measure")
+    parser.add_argument(
+        "--split", default="test", choices=SPLITS, help="the pages, of which the rules were made by test"
+    )
     parser.add_argument("--pages", type=int, default=1000, help="how many test pages")
     arguments = parser.parse_args()
 
     encoder = Encoder.from_checkpoint(arguments.checkpoint, device="cpu", precision="float32")
-    retrieval = Retrieval(encoder, arguments.pages)
+    split = arguments.split
+    retrieval = Retrieval(encoder, arguments.pages, split)
     layers = [
-        draw_with_text(document, f"test {i}")[1] for i, document in enumerate(documents("test", 0, arguments.pages))
+        draw_with_text(document, f"{split} {i}")[1] for i, document in enumerate(documents(split, 0, arguments.pages))
     ]
     types = [page.document.type for page in retrieval.pages]
     asked, right, patterns = number_queries(layers, types)

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import re
 from pathlib import Path
 
 import fiftyone as fo
@@ -13,12 +12,10 @@ from tabulate import tabulate
 
 from ..documents import load_documents
 from ..late_interaction.index import LateInteractionSimilarityIndex
+from ..late_interaction.query_labels import MATCH
+from ..late_interaction.snippets import WIDTH, snippet
 
 BRAIN_KEY = "pages"
-HEATMAP = "match"
-
-# Characters of the text around the query's words.
-_SNIPPET = 80
 
 _COLUMNS = ("rank", "document", "page", "score", "snippet")
 
@@ -56,6 +53,7 @@ def index_folder(options: argparse.Namespace) -> int:
             model=options.model,
             model_kwargs={name: value for name, value in chosen.items() if value is not None},
             brain_key=BRAIN_KEY,
+            text_field="text",
             batch_size=options.batch_size,
             progress=True,
         )
@@ -81,9 +79,12 @@ def search_folder(options: argparse.Namespace) -> int:
         raise SystemExit(_not_indexed(options))
 
     index = dataset.load_brain_results(BRAIN_KEY)
-    _warn_of_demo(index.config.model)
+    if options.mode != "text":
+        _warn_of_demo(index.config.model)
+    # Of an index that an older version made, there are vectors alone, until the folder is indexed again.
+    mode = None if options.mode == "hybrid" else options.mode
     try:
-        view = dataset.sort_by_similarity(options.query, k=options.k, brain_key=BRAIN_KEY, dist_field="distance")
+        view = index.sort_by_similarity(options.query, k=options.k, dist_field="distance", mode=mode)
     except ValueError as error:
         raise SystemExit(error) from None
 
@@ -94,11 +95,11 @@ def search_folder(options: argparse.Namespace) -> int:
     elif options.csv:
         csv.writer(options.out, lineterminator="\n").writerows([_COLUMNS, *rows])
     else:
-        table = tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, _SNIPPET])
+        table = tabulate(rows, _COLUMNS, floatfmt=".3f", maxcolwidths=[None, 40, None, None, WIDTH])
         print(table, file=options.out)
     options.out.flush()
     if options.open:
-        _open(index, view, options.query)
+        _open(index, view, options.query, heatmaps=options.mode != "text")
     return 0
 
 
@@ -134,39 +135,9 @@ def _rows(view, query):
     ]
 
 
-def snippet(text: str, query: str, width: int = _SNIPPET) -> str:
-    """Returns the part of a text that has most of a query's words, or its start where it has none.
-
-    Args:
-        text: the text
-        query: the query
-        width (80): the most characters of the part
-
-    Returns:
-        a string without line breaks
-    """
-    text = " ".join(text.split())
-    places = [
-        (match.start(), word)
-        for word in {word for word in re.findall(r"\w+", query.lower()) if len(word) > 2}
-        for match in re.finditer(rf"\b{re.escape(word)}\b", text.lower())
-    ]
-    if len(text) <= width or not places:
-        return text if len(text) <= width else f"{text[: width - 2]} …"
-
-    def words_from(start):
-        return len({word for place, word in places if start <= place < start + width - 20})
-
-    first = max(sorted(place for place, _ in places), key=words_from)
-    start = max(0, min(first - 10, len(text) - width))
-    start = 0 if start == 0 else text.find(" ", start) + 1
-    part = text[start : start + width - 4]
-    return f"{'… ' if start else ''}{part}{' …' if start + len(part) < len(text) else ''}"
-
-
-def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str) -> None:
-    model = index.get_model()
-    model.heatmaps(view, query, label_field=HEATMAP, index=index)
+def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: str, heatmaps: bool) -> None:
+    if heatmaps:
+        index.get_model().heatmaps(view, query, label_field=MATCH, index=index)
     session = fo.launch_app(view=view)
     _say(f"The App is open at {session.url}. Ctrl-C closes it")
     session.wait(-1)
@@ -174,7 +145,7 @@ def _open(index: LateInteractionSimilarityIndex, view: fo.DatasetView, query: st
 
 def _warn_of_demo(model):
     if model and model.endswith("-demo"):
-        _say("The demo model was trained on synthetic pages and cannot read real documents: what it finds is chance")
+        _say("The demo model knows synthetic pages and cannot read real documents: what it finds by meaning is chance")
 
 
 def _say(text):

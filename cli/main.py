@@ -13,6 +13,9 @@ from pathlib import Path
 from ..engine.checkpoint import REPOSITORY
 from .private_fiftyone import private_fiftyone
 
+# late_interaction.hybrid.MODES, which cannot be imported before FiftyOne's settings are known.
+MODES = ("hybrid", "vectors", "text")
+
 # The folder of the FiftyOne that the commands use by default.
 HOME = "JINA_FIFTYONE_HOME"
 
@@ -130,6 +133,12 @@ def _parser():
     command = add(search, "find the pages that answer a query")
     add_folder(command)
     command.add_argument("query", help="what to look for")
+    command.add_argument(
+        "--mode",
+        choices=MODES,
+        default="hybrid",
+        help="search by the pages' vectors, by the words of their text layer, which needs no model, or by both",
+    )
     command.add_argument("-k", type=int, default=10, help="how many pages to find")
     command.add_argument("--open", action="store_true", help="show them in the FiftyOne App, with where they matched")
     form = command.add_mutually_exclusive_group()

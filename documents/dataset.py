@@ -15,6 +15,7 @@ from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
+from ..late_interaction.query_labels import MATCH, add_match_field, show_by_default
 from .page_words import file_version
 from .pdf_pages import scale_to
 from .pdf_renderer import PageLimitError, PdfRenderer
@@ -65,8 +66,8 @@ def load_documents(
     Each page is a sample. Its ``filepath`` is the image of the page: images that browsers can show are used in place.
     Pages of PDFs, frames of TIFFs and images of other formats are rendered to JPEG files. The field ``document`` is the
     document's path relative to the folder, ``page`` the page's number from 1, and ``pages`` the document's number of
-    pages. ``text`` is the text layer of a PDF's page, or ``None``. The saved view ``"documents"`` groups the samples by
-    document.
+    pages. ``text`` is the text layer of a PDF's page, or ``None``, and ``metadata`` has the size of the image. The
+    saved view ``"documents"`` groups the samples by document.
 
     Called again, it reads only new and changed documents, and continues after a kill. A document whose size or time of
     modification changed gets new samples instead of its old ones. Pages of documents that are no longer in the folder
@@ -178,6 +179,8 @@ def _make_dataset(name, persistent, origin):
     dataset.create_index([("document", 1), ("page", 1)])
     if not dataset.has_saved_view("documents"):
         dataset.save_view("documents", dataset.group_by("document", order_by="page"))
+        add_match_field(dataset)
+        show_by_default(dataset, ("document", "page", MATCH))
 
     return dataset
 
@@ -222,6 +225,8 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
                         filepath.parent.mkdir(parents=True, exist_ok=True)
                     try:
                         text = write_page(page - 1, filepath)
+                        # The App lays out pages by their sizes, which it would read from the files each time.
+                        metadata = fo.ImageMetadata.build_for(str(filepath))
                     except Exception as error:
                         skipped.add(path, error, page)
                         failures += 1
@@ -236,7 +241,7 @@ def _new_pages(dataset, folder, paths, pages_dir, pixels, skipped, progress, ren
 
                     failures = 0
                     values = {"document": document, "page": page, "pages": pages, "text": text, "file_version": version}
-                    yield fo.Sample(filepath=str(filepath), **values)
+                    yield fo.Sample(filepath=str(filepath), metadata=metadata, **values)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def open_image_file(file: str | os.PathLike | IO[bytes]) -> Iterator[ImageFile.I
     if is_url(file):
         file = download(file)
     if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb", opener=_open_at_once) as opened:
+        with open(file, "rb", opener=open_at_once) as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise ValueError("it is a pipe or a device, expected a regular file")
 
@@ -102,6 +102,6 @@ def open_image_file(file: str | os.PathLike | IO[bytes]) -> Iterator[ImageFile.I
         yield image
 
 
-def _open_at_once(path, flags):
-    # Without O_NONBLOCK, opening a named pipe blocks until somebody writes to it.
+def open_at_once(path: str, flags: int) -> int:
+    """Opens a file, as the ``opener`` of :func:`open`, without waiting for somebody who writes to a named pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,4 +1,4 @@
-"""Pictures of what the demo found: a contact sheet of its searches, and a map of its dataset."""
+"""Pictures of what the demo found: a contact sheet of its searches, where pages matched, and a map of its dataset."""
 
 import textwrap
 
@@ -35,6 +35,28 @@ def draw_contact_sheet(results, right, path):
 
     if right:
         figure.supxlabel("framed in green: all that was asked for is on the page", fontsize=10)
+    _save(figure, path)
+
+
+def draw_heatmaps(view, field, path):
+    """Draws pages with their heatmaps over them, in one row.
+
+    Args:
+        view: a FiftyOne view
+        field: its field of heatmaps
+        path: the PNG to write
+    """
+    figure, axes = pyplot.subplots(1, len(view), figsize=(3 * len(view), 4), squeeze=False)
+    for axis, sample in zip(axes.flat, view, strict=True):
+        axis.set_axis_off()
+        heatmap = sample[field]
+        with Image.open(sample.filepath) as image:
+            axis.imshow(image.convert("L"), cmap="gray")
+            low, high = heatmap.range
+            # The page shows through where nothing matched.
+            opacity = ((heatmap.map - low) / (high - low)).clip(0, 1) ** 0.5
+            extent = (0, image.width, image.height, 0)
+            axis.imshow(heatmap.map, cmap="autumn_r", vmin=low, vmax=high, alpha=opacity, extent=extent)
     _save(figure, path)
 
 

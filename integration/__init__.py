@@ -1,1 +1,1 @@
-"""The seam with FiftyOne: its arguments, its form, its data loader, its operators, and the copies that it keeps."""
+"""The seam with FiftyOne: its arguments, its form, its data loader, and the copies that it keeps."""

@@ -8,7 +8,7 @@ from ..engine.checkpoint import read_config
 from ..engine.devices import PRECISIONS
 from ..engine.pooling import POOLING_STRATEGIES
 from ..engine.processing import PROMPT_NAMES
-from .parameters import MATRYOSHKA_DIMS, MIN_PIXELS, PARAMETERS, SCORES, TASKS
+from .parameters import MATRYOSHKA_DIMS, MIN_PIXELS, MODES, PARAMETERS, SCORES, TASKS
 
 # What has no place in the form: no operator embeds passages, FiftyOne's own form asks for the threshold, and the rest
 # is for code.
@@ -30,6 +30,7 @@ def build_form(directory: str | os.PathLike | None = None) -> types.Property:
         "score": SCORES,
         "pooling_strategy": POOLING_STRATEGIES,
         "truncate_dim": [str(dim) for dim in config.get("matryoshka_dims", MATRYOSHKA_DIMS)],
+        "mode": MODES,
         "query_prompt_name": PROMPT_NAMES,
         "precision": PRECISIONS,
     }
@@ -50,6 +51,10 @@ def build_form(directory: str | os.PathLike | None = None) -> types.Property:
             form.enum(name, view.values(), view=view, **described)
         elif name == "temperature":
             form.float(name, min=0.001, max=100, **described)
+        elif name == "video_fps":
+            form.float(name, min=0.001, **described)
+        elif name == "max_video_frames":
+            form.int(name, min=1, **described)
         elif name == "max_pixels":
             form.int(name, min=MIN_PIXELS, max=_MAX_PIXELS, **described)
         else:

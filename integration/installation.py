@@ -88,7 +88,7 @@ def find_copies() -> list[Copy]:
     return [
         _describe("package", "indexes, fine-tuning, your own imports", package),
         _describe("zoo source", "load_zoo_model", sources[0] if sources else None),
-        _describe("plugin", "the App's operators", plugins[0] if plugins else None),
+        _describe("plugin", "the App's panel and operators", plugins[0] if plugins else None),
     ]
 
 

@@ -71,7 +71,7 @@ def load_images(
     return start_workers(loader)
 
 
-def start_workers(loader: torch.utils.data.DataLoader) -> Iterator[list]:
+def start_workers(loader: torch.utils.data.DataLoader) -> Iterator:
     """Starts the workers of a data loader, which can import this package by its name, and returns its iterator."""
     extend_path()
     try:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.arguments import check_choice
+from ..engine.arguments import check_choice, check_integer
 from ..engine.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..engine.devices import PRECISIONS, resolve_device
 from ..engine.pooling import POOLING_STRATEGIES
 from ..engine.processing import PROMPT_NAMES
 
 SCORES = ("maxsim", "pooled")
+MODES = ("image", "video")
 
 # What jina-embeddings-v4 has. Other checkpoints may differ, and the encoder checks against the one that is loaded.
 TASKS = ("retrieval", "text-matching", "code")
@@ -60,6 +61,11 @@ def _number(minimum, maximum=math.inf, or_none=False):
         return value
 
     return check
+
+
+def _count(name, value):
+    check_integer(name, value, 1)
+    return value
 
 
 def _string(name, value):
@@ -147,6 +153,25 @@ PARAMETERS = {
         None,
         f"`None`, an integer of at least {MIN_PIXELS}",
         "The area in pixels to which larger images are resized; `None` is 602112 pixels, or 768 visual tokens.",
+    ),
+    # The names that FiftyOne's own models for videos have.
+    "mode": Parameter(
+        None,
+        f"`None`, {_quoted(MODES)}",
+        "Whether a video is embedded by frame or as one; `None` is as one, and by frame into a field `frames.…`.",
+        _one_of(*MODES, None),
+    ),
+    "video_fps": Parameter(
+        1.0,
+        "a number of at least 0.001",
+        "The frames that are read of a second of a video.",
+        _number(minimum=0.001),
+    ),
+    "max_video_frames": Parameter(
+        64,
+        "an integer of at least 1",
+        "The largest number of frames that are read of a video, evenly over its length.",
+        _count,
     ),
     "query_prompt_name": Parameter(
         "query", _quoted(PROMPT_NAMES), "The prefix of prompts and class texts.", _one_of(*PROMPT_NAMES)

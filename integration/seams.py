@@ -63,6 +63,30 @@ def fiftyone_argument(functions: Sequence[str], name: str, default: Any = None) 
     return default
 
 
+# Videos. ``compute_embeddings`` sets a model's ``mode`` to the media type of the samples, ``apply_model`` does not, and
+# neither regards that a field begins with "frames.". To go, once both tell the model whether they want labels of videos
+# or of frames.
+
+
+def media_of_call() -> str | None:
+    """Returns what the running FiftyOne call asks of a video dataset.
+
+    Returns:
+        ``"video"``, or ``"image"`` where the field is one of the frames; ``None`` where no call on videos is running
+    """
+    whole, of_frames = COMPUTE_EMBEDDINGS[:1], False
+    samples = fiftyone_argument((*APPLY_MODEL, *whole), "samples")
+    if samples is None or samples.media_type != "video":
+        return None
+
+    field = fiftyone_argument(APPLY_MODEL, "label_field")
+    if field is None:
+        field = fiftyone_argument(whole, "embeddings_field")
+        # Which FiftyOne strips of its "frames.".
+        of_frames = fiftyone_argument(whole, "_is_frame_field", default=False)
+    return "image" if of_frames or str(field).startswith("frames.") else "video"
+
+
 # ``sys.path``. A source of the model zoo is imported by its path. A data loader's worker that is spawned, rather than
 # forked, imports what it is sent by name, along the path that it inherits: while workers start, the source's folder is
 # on it. To go, once FiftyOne puts the folder of its sources on the path itself.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import fiftyone as fo
+import fiftyone.core.validation as fov
 from fiftyone.core.collections import SampleCollection
 
 from .failures import FailedImage
@@ -41,6 +42,7 @@ def compute_task_embeddings(
     Raises:
         ValueError: if a field holds vectors of another number of dimensions, on which an index may live
     """
+    fov.validate_image_collection(samples)
     if not overwrite:
         _check_widths(model, samples, fields)
     if skip_existing:

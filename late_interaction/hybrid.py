@@ -60,7 +60,8 @@ def search_hybrid(
 
     Returns:
         a tuple of the ids, the sample ids and the scores, best first. A score lies in ``[0, 1]``: 1 for a page that is
-        first by meaning and by words, and has all of the query's numbers. It says no more than the rank
+        first by meaning and by words, and has all of the query's numbers. It says no more than the rank. Where the
+        words have no say, the scores are those of late interaction
     """
     k = store.size() if k is None else k
     if words.required:
@@ -88,6 +89,9 @@ def search_hybrid(
     rankings.append([(page_id, sample_id) for page_id, sample_id, _ in by_words])
 
     numbers = [phrase for phrase, count in seen.items() if is_number(phrase) and 0 < count <= max(_FEW, _RARE * pages)]
+    if query is not None and not by_words and not numbers:
+        ids_found, sample_ids, scores = found
+        return ids_found[:k], sample_ids[:k], scores[:k]
     return _fuse(rankings, [_allowed(store.texts.find([number]), allowed) for number in numbers], k)
 
 

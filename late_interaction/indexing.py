@@ -1,19 +1,22 @@
-"""Embeds the images or patches of a dataset in batches, in one pass."""
+"""Embeds the images, patches or videos of a dataset in batches, in one pass."""
 
 import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import fiftyone.core.labels as fol
+import fiftyone.core.media as fom
 import fiftyone.core.utils as fou
 import fiftyone.core.validation as fov
 import fiftyone.utils.torch as fout
 import torch
 from fiftyone.core.collections import SampleCollection
 
-from ..engine.embeddings import Embeddings
+from ..engine.embeddings import Embeddings, join
 from ..integration.failures import FailedImage
 from ..integration.loading import load_images, start_workers
+from ..videos.embedding import VideoEmbeddings, encode_videos
+from ..videos.loading import VideoPart
 from .token_pooling import pool_tokens
 
 if TYPE_CHECKING:
@@ -37,15 +40,16 @@ def embed_missing(
     alpha: float | None = None,
     progress: bool | None = None,
 ) -> Iterator[tuple[Embeddings, list[str], list[str] | None]]:
-    """Embeds the images, or patches, of a dataset that an index lacks.
+    """Embeds the images, patches or videos of a dataset that an index lacks.
 
     Args:
         model: the :class:`jina_embeddings_v4.zoo.JinaV4`
-        samples: a dataset or view of images
+        samples: a dataset or view of images, or of videos
         missing: a function that takes a list of the ids of samples or patches, and returns a list of those to embed
         patches_field (None): the label field whose patches to embed, instead of images
-        pool_factor (1): see :func:`late_interaction.token_pooling.pool_tokens`
-        batch_size (None): the number of images that are prepared together, by default 16. For patches, the minimum
+        pool_factor (1): see :func:`late_interaction.token_pooling.pool_tokens`. Of videos, for the tokens of each frame
+        batch_size (None): the number of images, or frames, that are prepared together, by default 16. For patches, the
+            minimum
         num_workers (None): the number of worker processes that load images
         skip_failures (True): whether to log a warning for an image that cannot be read, instead of raising an error
         force_square (False): whether to expand patches to squares
@@ -56,6 +60,11 @@ def embed_missing(
         for each batch, a tuple of :class:`engine.embeddings.Embeddings`, a list of the sample ids, and a list of the
         patches' ids or ``None``
     """
+    if samples.media_type == fom.VIDEO:
+        _check_videos(samples, patches_field)
+        yield from _videos(model, samples, missing, pool_factor, batch_size, num_workers, skip_failures, progress)
+        return
+
     samples = flat(samples, patches_field)
     if patches_field is None:
         ids = missing(samples.values("id"))
@@ -82,6 +91,27 @@ def embed_missing(
                     None if label_ids is None else [label_ids[i] for i in readable],
                 )
             bar.update(len(images))
+
+
+def _videos(model, samples, missing, pool_factor, batch_size, num_workers, skip_failures, progress):
+    ids = missing(samples.values("id"))
+    with fou.ProgressBar(total=len(ids), progress=progress) as bar:
+        for view in _selected(samples, ids):
+            view_ids, paths = view.values(["id", "filepath"])
+            parts = [VideoPart(path) for path in paths]
+            for batch in encode_videos(model, parts, batch_size, num_workers, skip_failures):
+                readable = [(view_ids[i], video) for i, video in batch if isinstance(video, VideoEmbeddings)]
+                if readable:
+                    joined = [video.joined(lambda rows: pool_tokens(rows, pool_factor)) for _, video in readable]
+                    yield join(joined), [sample_id for sample_id, _ in readable], None
+                bar.update(len(batch))
+
+
+def _check_videos(samples, patches_field):
+    if patches_field is not None:
+        raise ValueError("Patches of videos cannot be indexed: pass the view dataset.to_frames(sample_frames=True)")
+    if samples._is_clips:
+        raise ValueError("Clips cannot be indexed: pass the dataset or a view of whole videos")
 
 
 def _images(model, samples, ids, batch_size, num_workers, skip_failures):

@@ -7,7 +7,10 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 # Magenta, which neither paper nor many photographs have. The App gives a new field any of its colours, such as grey.
-_COLOUR = "#ff0090"
+COLOUR = "#ff0090"
+
+# The field of the heatmaps of a search, unless a person names another.
+MATCH = "match"
 
 
 def check_fields(samples: SampleCollection, fields: Iterable[str], kind: type, name: str) -> None:
@@ -47,6 +50,39 @@ def set_colour(samples: SampleCollection, field: str) -> None:
     dataset = samples._root_dataset
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     if not any(known.get("path") == field for known in scheme.fields or ()):
-        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": _COLOUR}]
+        scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": COLOUR}]
         dataset.app_config.color_scheme = scheme
+        dataset.save()
+
+
+def add_match_field(dataset: fo.Dataset) -> bool:
+    """Adds the field of the heatmaps that searches write, without any heatmap yet.
+
+    The App shows a field on a page that a panel opens only if the field was there when the browser opened the dataset.
+
+    Args:
+        dataset: the dataset
+
+    Returns:
+        whether the field is new
+    """
+    if dataset.has_field(MATCH):
+        return False
+
+    dataset.add_sample_field(MATCH, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    return True
+
+
+def show_by_default(dataset: fo.Dataset, fields: Iterable[str]) -> None:
+    """Lets the App show fields where a person has not chosen any: in a new window, and on a page that is opened.
+
+    Args:
+        dataset: the dataset
+        fields: the fields, which need not exist yet
+    """
+    shown = dataset.app_config.active_fields or fo.DatasetAppConfig.default_active_fields(dataset)
+    missing = [field for field in fields if field not in shown.paths]
+    if missing and not shown.exclude:
+        shown.paths = [*shown.paths, *missing]
+        dataset.app_config.active_fields = shown
         dataset.save()

@@ -25,12 +25,14 @@ SLOWEST = [
     "test_loading.py",
     "test_training.py",
     "test_flow.py",
+    "test_tutorial.py",
 ]
 DEMO_MODEL = "jina-embeddings-v4-demo"
 
 
 def pytest_configure(config):
     _find_demo()
+    _find_ffmpeg()
     folder = Path(tempfile.mkdtemp(prefix="jina-v4-tests-"))
     copy_source(folder / "models" / "jina_embeddings_v4")
 
@@ -76,6 +78,14 @@ def _find_demo():
 def pytest_collection_modifyitems(items):
     """Begins with the files that take longest, so that no process is left with one of them at the end."""
     items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+
+
+def _find_ffmpeg():
+    """Puts ffmpeg and ffprobe on the path, which FiftyOne calls for videos, from a wheel where there are none."""
+    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+        import ffmpeg
+
+        ffmpeg.add_to_path()
 
 
 def _free_port():

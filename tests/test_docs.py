@@ -1,6 +1,7 @@
 """Every Python block of the README and of docs/ runs as it stands, by the demo model, on a dataset of a few images."""
 
 import re
+import subprocess
 import types
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_late_interaction(scans):
     assert any(name.startswith("match_") for name in scans.get_field_schema())
 
 
+def test_videos(folder, monkeypatch):
+    monkeypatch.setitem(STAND_INS, "/path/to/videos", str(folder / "videos"))
+    (folder / "videos").mkdir()
+    for name in ("one", "two"):
+        source = f"testsrc=size=112x112:rate=2:duration={len(name) - 1}"
+        file = folder / "videos" / f"{name}.mp4"
+        subprocess.run(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", source, str(file)], check=True)
+    found = run(ROOT / "docs" / "videos.md")
+    dataset = found["dataset"]
+    assert len(found["view"]) == 2 and len(dataset.exists("kind")) == 2 and len(dataset.exists("jina")) == 2
+    assert len(found["clips"]) == dataset.count("moments.detections") >= 2
+    dataset.delete_brain_runs()
+    dataset.delete()
+
+
 def test_documents(folder):
     found = run(ROOT / "docs" / "documents.md")
     assert found["dataset"].values("page") == [1, 2] and len(found["view"]) == 1
@@ -163,6 +179,7 @@ def test_no_page_with_code_is_left_out():
         "zero_shot",
         "late_interaction",
         "documents",
+        "videos",
         "fine_tuning",
         "measuring",
         "scale",

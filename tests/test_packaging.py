@@ -13,10 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Where the name of what is imported is not that of what is installed.
-# Triton comes with torch where there is a GPU for it, and PyArrow with ray[data].
+# ETA comes with FiftyOne, Triton with torch where there is a GPU for it, and PyArrow with ray[data].
 INSTALLED_AS = {
     "PIL": "pillow",
     "bson": "pymongo",
+    "cv2": "opencv-python-headless",
+    "eta": "fiftyone",
     "pyarrow": "ray",
     "sklearn": "scikit-learn",
     "triton": "torch",

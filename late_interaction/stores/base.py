@@ -68,12 +68,12 @@ class VectorStore(abc.ABC):
 
     Once :meth:`add` returns, every process sees the added pages. Whenever a process is killed, a page is stored with
     both of its vectors, and with its words, or not at all.
-
-    Attributes:
-        texts: the :class:`TextIndex` of the pages' words
     """
 
-    texts: "TextIndex"
+    @property
+    @abc.abstractmethod
+    def texts(self) -> TextIndex:
+        """The words of the pages."""
 
     @abc.abstractmethod
     def create(self) -> None:

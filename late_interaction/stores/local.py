@@ -89,7 +89,10 @@ class LocalStore(VectorStore):
         self._cached = None
         self._files = VectorFiles(folder, dtype)
         self._catalog_lock = threading.Lock()
-        self.texts = LocalTexts(self._database)
+
+    @property
+    def texts(self) -> LocalTexts:
+        return LocalTexts(self._database)
 
     def create(self) -> None:
         """Creates the folder, unless it exists, the table, and the files that the gate needs."""

@@ -45,12 +45,16 @@ class QdrantStore(VectorStore):
         self.models = qdrant_client.models
         self.name = name
         self._quantization = quantization
-        self.texts: QdrantTexts = QdrantTexts(self)
         self._is_server = "://" in uri
         if self._is_server:
             self.client = qdrant_client.QdrantClient(url=uri, api_key=api_key)
         else:
             self.client = qdrant_client.QdrantClient(path=uri)
+
+    @property
+    def texts(self) -> QdrantTexts:
+        # Made for each use: if the two referred to each other, the client would stay open for longer.
+        return QdrantTexts(self)
 
     def create(self) -> None:
         """Does nothing: the collection is created with the first page, whose vectors tell the dimensions."""

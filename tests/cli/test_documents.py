@@ -6,13 +6,13 @@ import json
 
 import fiftyone as fo
 import pytest
-from jina_embeddings_v4.cli.documents import snippet
 from jina_embeddings_v4.cli.main import main
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.phrases import caption
 from jina_embeddings_v4.demo.pages.rendering import draw_document
 
 from ..conftest import DEMO_MODEL
+from ..support import pdfs
 
 NAME = "test-command"
 
@@ -89,11 +89,25 @@ def test_the_page_is_found_that_the_query_is_about(run, search, pages):
         assert len(found) == 4 and places(found)[0] == place
         assert 1 >= scores[0] > scores[-1] > 0 and scores == sorted(scores, reverse=True)
 
+    assert search(captions[0], "--mode", "text") == []
     table = run("search", captions[4], "-k", "2").out.splitlines()
     assert table[0].split() == ["rank", "document", "page", "score", "snippet"]
     assert table[2].split()[:3] == ["1", "a.pdf", "5"] and len(table) == 4
     rows = list(csv.DictReader(io.StringIO(run("search", captions[12], "--csv").out)))
     assert (rows[0]["document"], rows[0]["page"]) == ("ü ü.pdf", "3") and len(rows) == 10
+
+
+def test_a_page_is_found_by_the_number_in_its_text_layer(run, search, folder):
+    texts = ("Invoice No 4711 of Linden & Sons", "Invoice No 4712 of Moreau Ltd")
+    pdfs.write_pdf(folder / "bills.pdf", [pdfs.Page(text) for text in texts])
+    run("index")
+
+    for mode in ("hybrid", "text"):
+        found = search("invoice no 4712", "--mode", mode)
+        assert places(found)[0] == ("bills.pdf", 2) and "4712" in found[0]["snippet"]
+    assert places(search('"Linden & Sons" 4712')) == [("bills.pdf", 1)]
+    # The demo model's warning is of what it finds itself.
+    assert "chance" in run("search", "4712").err and "chance" not in run("search", "4712", "--mode", "text").err
 
 
 def test_what_changed_in_the_folder_is_found_after_it_is_indexed_again(run, search, pages, folder):
@@ -157,12 +171,3 @@ def test_the_demo_model_does_not_pass_for_the_real_one(run):
     assert warning in run("index").err
     found = run("search", "a query", "--json")
     assert warning in found.err and json.loads(found.out)
-
-
-def test_a_snippet_is_the_part_with_the_words_of_the_query():
-    text = "The first part says\nnothing. " * 10 + "The tenant pays the rent of 900 EUR each month. " + "The end. " * 20
-    found = snippet(text, "What RENT does the tenant pay?")
-    assert "The tenant pays the rent of 900" in found and found.startswith("… ") and found.endswith(" …")
-    assert len(found) <= 82
-    assert snippet("short", "anything") == "short" and snippet("", "anything") == ""
-    assert snippet(text, "zebra").startswith("The first part says nothing.")

@@ -31,7 +31,8 @@ def cluster():
 
 def test_a_killed_actor_costs_no_vector(make_dataset, check, actors):
     dataset = make_dataset(240)
-    options = {"model_kwargs": PLAIN, "workers": 2, "tasks": {"code": "code"}}
+    dataset.set_values("text", [f"No {1000 + i}" for i in range(len(dataset))])
+    options = {"model_kwargs": PLAIN, "workers": 2, "tasks": {"code": "code"}, "text_field": "text"}
     killed, seen = [], []
     for report in iter_embed(dataset, DEMO_MODEL, "vector", "pages", **options):
         seen.append(report.done)
@@ -45,6 +46,9 @@ def test_a_killed_actor_costs_no_vector(make_dataset, check, actors):
     check(dataset, "vector", "pages")
     found = dataset.sort_by_similarity("a page headed Umbra", k=3, brain_key="pages")
     assert len(found) == 3 and len(dataset.exists("code")) == 240
+    # Its words went along with each page.
+    by_number = dataset.load_brain_results("pages").sort_by_similarity("1007", mode="text")
+    assert by_number.values("text") == ["No 1007"]
 
 
 def test_a_call_does_what_is_missing_with_a_loaded_model(make_dataset, load_demo, page_files):

@@ -105,6 +105,10 @@ def test_each_page_becomes_a_sample(load, folder):
     for page in (1, 2):
         assert color_of(page_of(dataset, "from images.pdf", page)) == (0, page * 50, 0)
 
+    for sample in dataset:
+        with Image.open(sample.filepath) as image:
+            assert (sample.metadata.width, sample.metadata.height) == image.size
+
     # Browsers, and so the App, show these files.
     assert page_of(dataset, "photo.JPG").filepath == str(folder / "photo.JPG")
     assert {Path(path).suffix for path in dataset.values("filepath")} == {".JPG", ".jpg"}

@@ -3,7 +3,7 @@
 import fiftyone as fo
 import numpy as np
 import pytest
-from jina_embeddings_v4.documents import load_documents
+from jina_embeddings_v4.documents import load_documents, page_words
 from jina_embeddings_v4.documents.page_words import PageWords
 from jina_embeddings_v4.documents.pdf_renderer import PdfRenderer
 from PIL import Image
@@ -121,6 +121,6 @@ def test_a_document_that_has_changed_or_is_gone_is_named_once(pages, tmp_path, c
 def test_a_pdf_that_breaks_the_process_costs_its_own_words(pages, tmp_path, caplog, monkeypatch):
     """A page that takes too long, by a limit that ends each request at once."""
     dataset = pages(Page("Total"))
-    monkeypatch.setattr("jina_embeddings_v4.documents.page_words._SECONDS", 1e-6)
+    monkeypatch.setattr(page_words, "_SECONDS", 1e-6)
     assert words_of(dataset) == [[]]
     assert "takes more than" in caplog.text and "letter.pdf" in caplog.text

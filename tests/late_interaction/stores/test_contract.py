@@ -70,7 +70,11 @@ class MemoryStore(VectorStore):
 
     def __init__(self):
         self._pages = {}
-        self.texts = MemoryTexts(self)
+        self._texts = MemoryTexts(self)
+
+    @property
+    def texts(self):
+        return self._texts
 
     def create(self):
         pass

@@ -22,6 +22,7 @@ import pytest
 from jina_embeddings_v4.cli.private_fiftyone import copy_source
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
+from jina_embeddings_v4.late_interaction.query_labels import MATCH, add_match_field, show_by_default
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -44,9 +45,16 @@ def pages(tmp_path_factory):
         image, places = draw_with_boxes(document, i)
         image.save(path)
         boxes[path] = places.get(("headline", document.headline)), image.size
-        samples.append(fo.Sample(filepath=path, headline=document.headline or "none"))
+        place = {"document": f"{i // 3}.pdf", "page": i % 3 + 1, "pages": 3}
+        text = f"This page says {document.headline or 'nothing'}"
+        samples.append(fo.Sample(filepath=path, headline=document.headline or "none", text=text, **place))
     dataset.add_samples(samples)
-    fob.compute_similarity(dataset, backend="late-interaction", model=MODEL, brain_key="pages", num_workers=0)
+    fob.compute_similarity(
+        dataset, backend="late-interaction", model=MODEL, brain_key="pages", text_field="text", num_workers=0
+    )
+    # As load_documents() does.
+    add_match_field(dataset)
+    show_by_default(dataset, ("document", "page", MATCH))
     yield dataset, boxes
     dataset.delete_brain_run("pages")
     dataset.delete()
@@ -131,6 +139,38 @@ def test_the_apps_own_search_box(page, pages):
     shot(page, "search_box")
 
 
+def test_the_panel_searches_opens_a_page_and_shows_its_document(page, pages):
+    dataset, boxes = pages
+    page.get_by_role("button", name="New panel").last.click()
+    page.locator('[data-cy="new-panel-option-page_search"]').click()
+    query = page.get_by_placeholder("What to look for")
+    query.fill(QUERY)
+    query.press("Enter")
+    expect(page.get_by_text("25 of 30 pages")).to_be_visible(timeout=120 * SECONDS)
+    path = first_path(dataset)
+    found = dataset[path]
+    title = f"{found.document} · page {found.page} of 3"
+    expect(page.get_by_alt_text(title)).to_be_visible()
+    expect(page.get_by_text("This page says").first).to_be_visible()
+    expect_right_pages_first(page, dataset)
+    shot(page, "panel")
+
+    page.get_by_alt_text(title).click()
+    expect_heatmap(page, boxes, "panel_opened", path)
+
+    page.get_by_role("button", name="Show the whole document").first.click()
+    expect(page.get_by_text("3 samples")).to_be_visible()
+    for i in range(3):
+        expect(page.locator('[data-cy="looker"]').nth(i)).to_contain_text(f"{found.document}{i + 1}")
+    shot(page, "panel_document")
+
+    # The next search is not among the document's pages.
+    query.fill("a bar chart")
+    query.press("Enter")
+    expect(page.get_by_text("“a bar chart”")).to_be_visible(timeout=120 * SECONDS)
+    expect(page.get_by_text("25 of 30 pages")).to_be_visible()
+
+
 def test_search_pages_and_see_where_they_matched(page, pages):
     dataset, boxes = pages
     page.keyboard.press("`")
@@ -143,23 +183,37 @@ def test_search_pages_and_see_where_they_matched(page, pages):
     expect_right_pages_first(page, dataset)
     shot(page, "search_pages")
 
-    # The first page, large, with its heatmap and without.
+    # Without a tick by the person.
+    expect(page.locator('[data-cy="checkbox-document"] input')).to_be_checked()
+    expect(page.locator('[data-cy="checkbox-page"] input')).to_be_checked()
     page.locator('[data-cy="looker"]').first.click()
+    expect_heatmap(page, boxes, "heatmap", first_path(dataset))
+
+
+def first_path(dataset):
+    dataset.reload()
+    return dataset.sort_by_similarity(QUERY, k=1, brain_key="pages").first().filepath
+
+
+def expect_heatmap(page, boxes, name, path):
+    """Checks that the page that is open shows heat where its headline is, by the page with its heatmap and without."""
     canvas = page.locator('[data-cy="modal"] canvas').first
     expect(canvas).to_be_visible()
     toggle = page.locator('[data-cy="modal"] [data-cy="checkbox-match"]')
+    expect(toggle.locator("input")).to_be_checked(timeout=30 * SECONDS)
     pictures = {}
     for _ in range(2):
         checked = toggle.locator("input").is_checked()
         page.wait_for_timeout(3 * SECONDS)
         pictures[checked] = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB"), dtype=float)
         if checked:
-            shot(page, "heatmap")
+            shot(page, name)
         toggle.click()
         page.mouse.move(0, 0)
+    # The App's server would open it again for the next test.
+    page.mouse.click(10, 500)
+    expect(page.locator('[data-cy="modal"]')).to_be_hidden()
 
-    dataset.reload()
-    path = dataset.sort_by_similarity(QUERY, k=1, brain_key="pages").first().filepath
     box, size = boxes[path]
     heat = np.abs(pictures[True] - pictures[False]).sum(axis=2)
     inside = within(heat.shape, size, box)

@@ -13,19 +13,35 @@ from typing import Any
 import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.operators as foo
-import fiftyone.zoo as foz
 from fiftyone.operators import types
 
-from .seams import PACKAGE
+from ..integration.seams import PACKAGE
+from ..late_interaction.query_labels import MATCH
+from .searching import (
+    BACKEND,
+    before_search,
+    iter_search,
+    iter_show,
+    late_interaction_indexes,
+    serialized,
+    shown_fields,
+    target,
+)
 
-BACKEND = "late-interaction"
+# What an index that exists is continued with.
+_SETTINGS = (
+    "model",
+    "model_kwargs",
+    "patches_field",
+    "text_field",
+    "pool_factor",
+    "dtype",
+    "store",
+    "candidates",
+    "gate",
+)
+
 MODELS = ("jinaai/jina-embeddings-v4", "jina-embeddings-v4-demo")
-
-# The description of the fields of distances that the operator made, by which it finds them again.
-_DISTANCES = "The distances of the last search by Search pages"
-
-# Pages whose heatmaps are drawn between two reports of the progress.
-_HEATMAPS_AT_ONCE = 4
 
 
 def _shows_errors(execute):
@@ -69,7 +85,7 @@ class IndexPages(foo.Operator):
             description="What to call the index. One that exists gets the pages that it lacks",
         )
         key = ctx.params.get("brain_key", "pages")
-        made = _indexes(ctx.dataset).get(key)
+        made = late_interaction_indexes(ctx.dataset).get(key)
         if made is not None and made.model is None:
             _refuse(inputs, "brain_key", f"{key!r} was made by a model that was an object, not a name")
         elif made is not None:
@@ -89,6 +105,15 @@ class IndexPages(foo.Operator):
                 label="Patches",
                 description="A label field, to index the patches that it marks and not whole pages",
             )
+            texts = _text_fields(ctx.dataset)
+            if texts and not ctx.params.get("patches_field"):
+                inputs.enum(
+                    "text_field",
+                    ["", *texts],
+                    default="text" if "text" in texts else "",
+                    label="Text",
+                    description="A field with the pages' texts, to search by words, too",
+                )
             inputs.int(
                 "pool_factor",
                 default=1,
@@ -122,14 +147,15 @@ class IndexPages(foo.Operator):
         params = ctx.params
         key = params["brain_key"]
         settings = {name: params[name] for name in ("pool_factor", "dtype") if params.get(name)}
-        settings |= {"model": params.get("model"), "patches_field": params.get("patches_field") or None}
-        made = _indexes(ctx.dataset).get(key)
+        settings |= {name: params.get(name) or None for name in ("model", "patches_field", "text_field")}
+        if settings["patches_field"]:
+            settings["text_field"] = None
+        made = late_interaction_indexes(ctx.dataset).get(key)
         if made is not None:
-            names = ("model", "model_kwargs", "patches_field", "pool_factor", "dtype", "store", "candidates", "gate")
-            settings = {name: getattr(made, name) for name in names}
+            settings = {name: getattr(made, name) for name in _SETTINGS}
 
         yield _report(ctx, "Loading the model")
-        pages = _target(ctx)
+        pages = target(ctx)
         if params.get("ray"):
             # By the package's name, by which Ray's processes import it.
             distributed = importlib.import_module(f"{PACKAGE}.distributed")
@@ -176,102 +202,48 @@ class SearchPages(foo.Operator):
             label="Show where each page matched",
             description="Writes a heatmap for each page that is found",
         )
-        inputs.str("label_field", default="match", label="Field of the heatmaps")
+        inputs.str("label_field", default=MATCH, label="Field of the heatmaps")
         ctx.target_view()
         return types.Property(inputs, view=types.View(label="Search pages"))
 
     @_shows_errors
     def execute(self, ctx: Any) -> Iterator:
-        key, query, field = ctx.params["brain_key"], ctx.params["query"], ctx.params.get("label_field") or "match"
-        config = _indexes(ctx.dataset)[key]
-
-        yield _report(ctx, "Loading the model")
-        model = foz.load_zoo_model(config.model, **(config.model_kwargs or {}))
-        pages = _before_search(_target(ctx))
-        if config.patches_field is not None and not pages._is_patches:
-            pages = pages.to_patches(config.patches_field)
-        distances = _distance_field(ctx.dataset, key)
-        if config.patches_field is None and not ctx.dataset.has_field(distances):
-            ctx.dataset.add_sample_field(distances, fo.FloatField, description=_DISTANCES)
-        yield _report(ctx, "Searching")
-        view = pages.sort_by_similarity(query, k=ctx.params["k"], brain_key=key, dist_field=distances)
-
-        heatmaps = ctx.params.get("heatmaps", True) and config.patches_field is None
-        if heatmaps:
-            found = ctx.dataset.select(view.values("id"), ordered=True)
-            options = {"batch_size": _HEATMAPS_AT_ONCE, "num_workers": 0, "progress": False}
-            options["index"] = ctx.dataset.load_brain_results(key)
-            for done, total in model.iter_heatmaps(found, query, label_field=field, **options):
-                if done % _HEATMAPS_AT_ONCE == 0:
-                    yield _report(ctx, f"Heatmaps of {done} of {total} pages", done / total if total else 1)
+        key, query = ctx.params["brain_key"], ctx.params["query"]
+        field = (ctx.params.get("label_field") or MATCH) if ctx.params.get("heatmaps", True) else None
+        pages = before_search(target(ctx))
+        report = functools.partial(_report, ctx)
+        found = yield from iter_search(ctx.dataset, pages, key, query, ctx.params["k"], field, report)
 
         if ctx.delegated:
             # Nobody waits for the view. The time makes its name unique.
             moment = datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-            ctx.dataset.save_view(f"search {moment}: {query}"[:100], view)
+            ctx.dataset.save_view(f"search {moment}: {query}"[:100], found.view)
         else:
-            yield ctx.ops.reload_dataset()
-            yield ctx.ops.set_view(view)
-            if heatmaps:
-                yield ctx.ops.set_active_fields([*dict.fromkeys([*ctx.active_fields, field])])
-        yield _report(ctx, f"Found {len(view)} pages", 1)
-
-
-def _indexes(dataset):
-    """The settings of the dataset's late-interaction indexes, by brain key."""
-    keys = dataset.list_brain_runs(type="similarity", method=BACKEND)
-    return {key: dataset.get_brain_info(key).config for key in keys}
-
-
-def _target(ctx):
-    """The samples that the person chose: of groups, those of the slice that is shown; of documents, all pages."""
-    view = ctx.target_view()
-    if not view._is_dynamic_groups:
-        return ctx.target_view(require_flat=True)
-
-    # FiftyOne takes these for groups with slices, and its data loaders cannot read the flattened view.
-    return ctx.dataset.select(view.flatten().values("id"))
+            fields = shown_fields(found.view, ctx.active_fields, field)
+            yield from iter_show(ctx, serialized(found.view), fields, found.has_new_colour)
+        yield _report(ctx, f"Found {len(found.view)} pages", 1)
 
 
 def _searchable(dataset):
     """The brain keys of the indexes that are complete, hold pages, and know the name of their model."""
     keys = []
-    for key, config in sorted(_indexes(dataset).items()):
+    for key, config in sorted(late_interaction_indexes(dataset).items()):
         index = dataset.load_brain_results(key)
         if config.model is not None and index is not None and index.total_index_size:
             keys.append(key)
     return keys
 
 
-def _before_search(view):
-    """The view without the search at its end, so that the next search is not among the last one's results."""
-    *stages, search = list(view.view()._stages) or [None]
-    if not isinstance(search, fo.SortBySimilarity):
-        return view
-
-    before = view._base_view if isinstance(view, fo.DatasetView) else view
-    # The App's search box adds a selection of the ids that it found. Other selections are the person's.
-    if stages and isinstance(stages[-1], fo.Select) and len(stages[-1].sample_ids) == search.k:
-        stages = stages[:-1]
-    for stage in stages:
-        before = before.add_stage(stage)
-    return before
-
-
-def _distance_field(dataset, key):
-    """The name of a field for the distances that is new or the operator's own."""
-    name, number = f"{key}_distance", 1
-    schema = dataset.get_field_schema()
-    while name in schema and schema[name].description != _DISTANCES:
-        number += 1
-        name = f"{key}_distance_{number}"
-    return name
-
-
 def _patches_fields(dataset):
     schema = dataset.get_field_schema(ftype=fo.EmbeddedDocumentField)
     kinds = (fo.Detection, fo.Detections, fo.Polyline, fo.Polylines)
     return [name for name, field in schema.items() if issubclass(field.document_type, kinds)]
+
+
+def _text_fields(dataset):
+    """The fields of strings, but those that say which page it is."""
+    others = {"filepath", "document", "file_version"}
+    return [name for name in dataset.get_field_schema(ftype=fo.StringField) if name not in others]
 
 
 def _report(ctx, label, progress=None):

@@ -58,7 +58,7 @@ def run(operator, dataset, delegate=False, view=None, **params):
 
 def test_the_plugin_is_listed_without_an_error():
     (plugin,) = [one for one in fop.list_plugins() if one.name == "jina_embeddings_v4"]
-    assert set(plugin.operators) == {"index_pages", "search_pages"}
+    assert set(plugin.operators) == {"index_pages", "search_pages", "run_page_search", "page_search"}
     assert {INDEX, SEARCH} <= {operator.uri for operator in foo.list_operators()}
 
 
@@ -79,6 +79,18 @@ def test_index_then_search(dataset, delegate):
     assert found.exists("match").count() == len(found)
     assert dataset.exists("match").count() == len(found)
     assert found.values("pages_distance") == sorted(found.values("pages_distance"))
+
+
+def test_videos_get_the_moments_that_match(dataset, tmp_path):
+    command = ["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=size=112x112:rate=2:duration=2"]
+    subprocess.run([*command, tmp_path / "video.mp4"], check=True)
+    videos = fo.Dataset(persistent=True)
+    videos.add_sample(fo.Sample(filepath=str(tmp_path / "video.mp4")))
+    run(INDEX, videos, brain_key="pages", model=MODEL, num_workers=0)
+    run(SEARCH, videos, brain_key="pages", query="a map", k=1, heatmaps=True)
+    assert videos.first().match.detections[0].label == "a map"
+    videos.delete_brain_run("pages")
+    videos.delete()
 
 
 def test_an_index_that_exists_gets_what_it_lacks_with_its_own_settings(dataset):
