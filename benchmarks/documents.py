@@ -43,6 +43,7 @@ def main():
     arguments = parser.parse_args()
 
     print(describe_machine(torch.device("cpu")))
+    print("The demo model cannot read these documents: what it finds by meaning is chance")
     packages = fetch_pdfs(arguments.folder / "packages")
     chosen = arguments.folder / "chosen"
     documents, pages = choose_pdfs(packages, chosen, arguments.pages, arguments.longest)
