@@ -21,6 +21,7 @@ import fiftyone.brain as fob
 import pypdfium2 as pdfium
 import torch
 from jina_embeddings_v4.documents import load_documents
+from jina_embeddings_v4.late_interaction.words import MODES
 
 from .memory import Peak
 from .pdf_packages import choose_pdfs, fetch_pdfs
@@ -28,7 +29,6 @@ from .search import print_table
 from .throughput import describe_machine
 
 MODEL, KEY = "jina-embeddings-v4-demo", "pages"
-MODES = ("vectors", "text", "hybrid")
 
 # Words of a query that asks for one page.
 PHRASE = 4

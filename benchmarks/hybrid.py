@@ -19,10 +19,10 @@ from jina_embeddings_v4.demo.pages.documents import SPLITS, documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_text
 from jina_embeddings_v4.engine.embeddings import Embeddings
 from jina_embeddings_v4.engine.encoder import Encoder
-from jina_embeddings_v4.late_interaction.hybrid import MODES, search_hybrid
+from jina_embeddings_v4.late_interaction.hybrid import search_hybrid
 from jina_embeddings_v4.late_interaction.query import Query
 from jina_embeddings_v4.late_interaction.stores.local import LocalStore
-from jina_embeddings_v4.late_interaction.words import Words, words_of
+from jina_embeddings_v4.late_interaction.words import MODES, Words, words_of
 
 BY_NUMBER = {
     "invoice": (

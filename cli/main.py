@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.checkpoint import REPOSITORY
+from ..late_interaction.words import MODES
 from .private_fiftyone import private_fiftyone
-
-# late_interaction.hybrid.MODES, which cannot be imported before FiftyOne's settings are known.
-MODES = ("hybrid", "vectors", "text")
 
 # The folder of the FiftyOne that the commands use by default.
 HOME = "JINA_FIFTYONE_HOME"

@@ -23,10 +23,18 @@ class Sink(abc.ABC):
     """Keeps the vectors of images under the ids of their samples.
 
     Attributes:
+        dataset: the name of the samples' dataset
         task: the task whose embeddings it takes, or ``None`` for the model's own
     """
 
+    dataset: str
     task: str | None
+
+    @cached_property
+    def _samples(self):
+        import fiftyone as fo
+
+        return fo.load_dataset(self.dataset)
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -71,12 +79,6 @@ class FieldSink(Sink):
     task: str | None = None
     width: int | None = None
 
-    @cached_property
-    def _samples(self):
-        import fiftyone as fo
-
-        return fo.load_dataset(self.dataset)
-
     def open(self) -> None:
         self._samples  # noqa: B018, a cached property that connects
 
@@ -116,12 +118,6 @@ class IndexSink(Sink):
     task: str | None = None
 
     @cached_property
-    def _samples(self):
-        import fiftyone as fo
-
-        return fo.load_dataset(self.dataset)
-
-    @cached_property
     def _opened(self) -> "tuple[VectorStore, int]":
         from ..late_interaction.similarity import LateInteractionSimilarityConfig
 
@@ -145,12 +141,11 @@ class IndexSink(Sink):
 
     def write(self, ids: Sequence[str], embeddings: "Embeddings", model: "JinaV4") -> None:
         from ..engine.embeddings import Embeddings
-        from ..late_interaction.indexing import flat
         from ..late_interaction.text_fields import read_texts
         from ..late_interaction.token_pooling import pool_tokens
 
         store, factor = self._opened
         multi = [pool_tokens(rows, factor) for rows in embeddings.multi]
         field = self.config.get("text_field")
-        texts = None if field is None else read_texts(flat(self._samples), field, ids)
+        texts = None if field is None else read_texts(self._samples, field, ids)
         store.add(list(ids), list(ids), Embeddings(embeddings.single, multi), texts)

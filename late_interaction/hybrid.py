@@ -22,8 +22,6 @@ from .query import Query
 from .stores.base import VectorStore
 from .words import Words, is_number
 
-MODES = ("hybrid", "vectors", "text")
-
 # The constant of reciprocal rank fusion: how little a rank counts against the next.
 _K = 60
 
@@ -63,15 +61,16 @@ def search_hybrid(
         first by meaning and by words, and has all of the query's numbers. It says no more than the rank. Where the
         words have no say, the scores are those of late interaction
     """
-    k = store.size() if k is None else k
+    allowed = None if ids is None else set(ids)
     if words.required:
-        ids = _restrict(store, words, ids)
+        ids = [page_id for page_id, _ in _within(store.texts.find(words.required), allowed)]
+        allowed = set(ids)
         if not ids:
             return _arrays([])
 
-    allowed = None if ids is None else set(ids)
-    depth = max(k, candidates or _DEPTH)
     pages, counts = store.size(), store.texts.count(words.phrases)
+    k = pages if k is None else k
+    depth = max(k, candidates or _DEPTH)
     seen = dict(zip(words.phrases, counts, strict=True))
     telling = [phrase for phrase, count in seen.items() if 0 < count <= pages / 2]
     if query is None:
@@ -92,7 +91,7 @@ def search_hybrid(
     if query is not None and not by_words and not numbers:
         ids_found, sample_ids, scores = found
         return ids_found[:k], sample_ids[:k], scores[:k]
-    return _fuse(rankings, [_allowed(store.texts.find([number]), allowed) for number in numbers], k)
+    return _fuse(rankings, [_within(store.texts.find([number]), allowed) for number in numbers], k)
 
 
 def _fuse(rankings, with_numbers, k):
@@ -110,17 +109,7 @@ def _fuse(rankings, with_numbers, k):
     return _arrays([(*page, score / (len(with_numbers) + 1)) for page, score in best])
 
 
-def _restrict(store, words, ids):
-    """Returns the ids of the pages that have all required phrases."""
-    matching = [page_id for page_id, _ in store.texts.find(words.required)]
-    if ids is None:
-        return matching
-
-    allowed = set(ids)
-    return [page_id for page_id in matching if page_id in allowed]
-
-
-def _allowed(pages, ids):
+def _within(pages, ids):
     return pages if ids is None else [page for page in pages if page[0] in ids]
 
 

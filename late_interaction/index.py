@@ -13,13 +13,13 @@ from fiftyone.core.view import DatasetView
 
 from ..engine.arguments import check_choice, check_integer
 from ..engine.embeddings import Embeddings
-from .hybrid import MODES, search_hybrid
+from .hybrid import search_hybrid
 from .indexing import embed_missing, flat
 from .query import Query, TextQuery
 from .stores.base import ID_DTYPE
 from .text_fields import read_texts
 from .transfer import export_index
-from .words import Words
+from .words import MODES, Words
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4
@@ -153,6 +153,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             ValueError: if the samples are not images, or the index belongs to another dataset
         """
         check_owner(self._samples, self.config)
+        # Once, since the texts of each batch are read from them.
+        samples = flat(samples, self.config.patches_field)
         self._store.repair()
         added = total = 0
 
@@ -182,8 +184,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         self._check_text_field()
         check_owner(self._samples, self.config)
-        samples = self._samples if samples is None else samples
-        self._write_texts(samples, flat(samples).values("id"))
+        samples = flat(self._samples if samples is None else samples)
+        self._write_texts(samples, samples.values("id"))
 
     def add_missing_texts(self, samples: SampleCollection) -> None:
         """Reads the texts of pages that were added before the index had a text field.
@@ -193,7 +195,8 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         missing = set() if self.config.text_field is None else set(self._store.texts.without())
         if missing:
-            self._write_texts(samples, [page_id for page_id in flat(samples).values("id") if page_id in missing])
+            samples = flat(samples)
+            self._write_texts(samples, [page_id for page_id in samples.values("id") if page_id in missing])
 
     def _write_texts(self, samples, ids):
         for start in range(0, len(ids), _TEXTS_AT_ONCE):
@@ -201,7 +204,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
             self._store.texts.write(part, self._read_texts(samples, part))
 
     def _read_texts(self, samples, sample_ids):
-        return None if self.config.text_field is None else read_texts(flat(samples), self.config.text_field, sample_ids)
+        return None if self.config.text_field is None else read_texts(samples, self.config.text_field, sample_ids)
 
     def _check_text_field(self):
         if self.config.text_field is None:

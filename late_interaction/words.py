@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import regex
 
+# What a text query is compared with: the vectors of pages, their text, or both.
+MODES = ("hybrid", "vectors", "text")
+
 # Scripts that put no spaces between words: each of their characters is a word, and neighbours make a phrase.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]"

@@ -245,12 +245,14 @@ def columns(database: sqlite3.Connection) -> set[str]:
 
 def find_ids(database: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
     """Returns those of some ids that are in the table."""
-    found: set[str] = set()
+    return {page_id for (page_id,) in select_ids(database, "SELECT id FROM pages", ids)}
+
+
+def select_ids(database: sqlite3.Connection, query: str, ids: Sequence[str]) -> Iterator[tuple]:
+    """Yields the rows of a query that have one of some ids, in its column ``id``. The query has no ``WHERE``."""
     for start in range(0, len(ids), _IDS_AT_ONCE):
         part = [str(page_id) for page_id in ids[start : start + _IDS_AT_ONCE]]
-        query = f"SELECT id FROM pages WHERE id IN ({', '.join('?' * len(part))})"
-        found.update(page_id for (page_id,) in database.execute(query, part))
-    return found
+        yield from database.execute(f"{query} WHERE id IN ({', '.join('?' * len(part))})", part)
 
 
 def insert_rows(database: sqlite3.Connection, pages: Iterable[tuple[str, str, Place, int | None]]) -> None:

@@ -57,13 +57,16 @@ class QdrantTexts(TextIndex):
 
         self.check_collection()
         client, models, name = self._store.client, self._store.models, self._store.name
-        for page_id, text in zip(ids, texts, strict=True):
-            if page_id not in missing:
-                payload, vector = self.entry(text)
-                point = self._store.point(page_id)
-                client.update_vectors(name, [models.PointVectors(id=point, vector=vector)])
-                # Last, so that a page without a vector counts as one whose text was never written.
-                client.set_payload(name, payload, points=[point])
+        entries = {
+            self._store.point(page_id): self.entry(text)
+            for page_id, text in zip(ids, texts, strict=True)
+            if page_id not in missing
+        }
+        vectors = [models.PointVectors(id=point, vector=vector) for point, (_, vector) in entries.items()]
+        client.update_vectors(name, vectors)
+        # Last, so that a page without a vector counts as one whose text was never written.
+        for point, (payload, _) in entries.items():
+            client.set_payload(name, payload, points=[point])
 
     def without(self) -> list[str]:
         models = self._store.models

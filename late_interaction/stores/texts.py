@@ -10,10 +10,7 @@ from pathlib import Path
 
 from ..words import Phrase, words_of
 from .base import TextIndex
-from .page_table import find_ids, reading, writing
-
-# SQLite limits the parameters of a query, to 999 in old versions.
-_IDS_AT_ONCE = 500
+from .page_table import find_ids, reading, select_ids, writing
 
 # Characters for private use stand for the full stop and the comma in numbers: the tokenizer takes them for letters.
 _TO_LETTERS = str.maketrans(".,", "\ue000\ue001")
@@ -126,15 +123,10 @@ def write_words(database: sqlite3.Connection, words: Mapping[str, str]) -> None:
 
 def read_words(database: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
     """Returns the words of pages as they are stored, by the ids of those that have any."""
-    found: dict[str, str] = {}
-    for start in range(0, len(ids) if _has_words(database) else 0, _IDS_AT_ONCE):
-        part = ids[start : start + _IDS_AT_ONCE]
-        found |= database.execute(
-            "SELECT id, words FROM text_rows JOIN texts ON texts.rowid = row "
-            f"WHERE id IN ({', '.join('?' * len(part))})",
-            list(part),
-        ).fetchall()
-    return found
+    if not _has_words(database):
+        return {}
+
+    return dict(select_ids(database, "SELECT id, words FROM text_rows JOIN texts ON texts.rowid = row", ids))
 
 
 def _has_words(database):
