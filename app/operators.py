@@ -15,8 +15,8 @@ import fiftyone.brain as fob
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+from ..integration.query_labels import MATCH
 from ..integration.seams import PACKAGE
-from ..late_interaction.query_labels import MATCH
 from .searching import (
     BACKEND,
     before_search,

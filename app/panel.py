@@ -17,7 +17,7 @@ from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
 from ..engine.image_files import ImageError
-from ..late_interaction.query_labels import MATCH
+from ..integration.query_labels import MATCH
 from ..late_interaction.snippets import in_markdown, snippet
 from .layout import layout
 from .searching import (

@@ -12,7 +12,7 @@ from bson import json_util
 from fiftyone.core.collections import SampleCollection
 
 from ..engine.image_files import check_dataset_path
-from ..late_interaction.query_labels import clear_stale, show_by_default
+from ..integration.query_labels import clear_stale, has_colour, show_by_default
 
 BACKEND = "late-interaction"
 
@@ -157,7 +157,7 @@ def iter_search(
     is_video = dataset.media_type == fom.VIDEO
     if not is_video:
         _fill_metadata(found)
-    had_colour = _has_colour(dataset, heatmaps_field)
+    had_colour = has_colour(dataset, heatmaps_field)
     if heatmaps_field is not None and mode == "text":
         clear_stale(dataset, {heatmaps_field: query})
     elif heatmaps_field is not None and is_video:
@@ -170,7 +170,7 @@ def iter_search(
         for done, total in model.iter_heatmaps(found, query, label_field=heatmaps_field, **options):
             yield report(f"Heatmaps of {done} of {total} pages", done / total if total else 1)
     show_by_default(dataset, shown_fields(dataset, [], heatmaps_field))
-    return Found(view, distances, _has_colour(dataset, heatmaps_field) and not had_colour)
+    return Found(view, distances, has_colour(dataset, heatmaps_field) and not had_colour)
 
 
 def _rank(pages, brain_key, query, k, distances, mode):
@@ -242,8 +242,3 @@ def _distance_field(dataset, key):
         number += 1
         name = f"{key}_distance_{number}"
     return name
-
-
-def _has_colour(dataset, field):
-    scheme = dataset.app_config.color_scheme
-    return scheme is not None and any(known.get("path") == field for known in scheme.fields or ())

@@ -12,8 +12,8 @@ from PIL import Image, ImageColor
 
 from ..engine.image_files import check_dataset_path, open_image_file
 from ..engine.image_loading import as_rgb, errors_about, load_upright
+from ..integration.query_labels import COLOUR
 from ..late_interaction.heatmaps import RANGE
-from ..late_interaction.query_labels import COLOUR
 
 # The largest width and height in pixels. It is sharp on a screen of two pixels a point at half of it.
 SIZE = (240, 300)

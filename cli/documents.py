@@ -11,8 +11,8 @@ import fiftyone.zoo as foz
 from tabulate import tabulate
 
 from ..documents import load_documents
+from ..integration.query_labels import MATCH
 from ..late_interaction.index import LateInteractionSimilarityIndex
-from ..late_interaction.query_labels import MATCH
 from ..late_interaction.snippets import WIDTH, snippet
 
 BRAIN_KEY = "pages"

@@ -15,7 +15,7 @@ from ..engine.arguments import check_integer
 from ..engine.image_files import open_image_file
 from ..engine.image_loading import load_image
 from ..integration.optional import import_optional
-from ..late_interaction.query_labels import MATCH, add_match_field, show_by_default
+from ..integration.query_labels import MATCH, add_match_field, show_by_default
 from .page_words import file_version
 from .pdf_pages import scale_to
 from .pdf_renderer import PageLimitError, PdfRenderer

@@ -8,10 +8,10 @@ from fiftyone.core.collections import SampleCollection
 
 from ..documents.page_words import FIELDS, PageWords
 from ..engine.arguments import check_integer
+from ..integration.query_labels import check_fields, clear_stale, set_colour
 from .heat import iter_heat, query_tokens
 from .heatmaps import interpolate
 from .places import Place, find_places
-from .query_labels import check_fields, clear_stale, set_colour
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4

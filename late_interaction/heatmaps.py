@@ -9,8 +9,8 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from PIL import Image
 
+from ..integration.query_labels import check_fields, clear_stale, set_colour
 from .heat import iter_heat, query_tokens
-from .query_labels import check_fields, clear_stale, set_colour
 
 if TYPE_CHECKING:
     from ..zoo import JinaV4

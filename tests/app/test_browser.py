@@ -22,7 +22,7 @@ import pytest
 from jina_embeddings_v4.cli.private_fiftyone import copy_source
 from jina_embeddings_v4.demo.pages.documents import documents
 from jina_embeddings_v4.demo.pages.rendering import draw_with_boxes
-from jina_embeddings_v4.late_interaction.query_labels import MATCH, add_match_field, show_by_default
+from jina_embeddings_v4.integration.query_labels import MATCH, add_match_field, show_by_default
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 

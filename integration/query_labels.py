@@ -48,29 +48,29 @@ def clear_stale(samples: SampleCollection, fields: Mapping[str, str]) -> None:
 def set_colour(samples: SampleCollection, field: str) -> None:
     """Sets the colour in which the App draws a field, unless the dataset's colour scheme has one for it."""
     dataset = samples._root_dataset
-    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
-    if not any(known.get("path") == field for known in scheme.fields or ()):
+    if not has_colour(dataset, field):
+        scheme = dataset.app_config.color_scheme or fo.ColorScheme()
         scheme.fields = [*(scheme.fields or ()), {"path": field, "fieldColor": COLOUR}]
         dataset.app_config.color_scheme = scheme
         dataset.save()
 
 
-def add_match_field(dataset: fo.Dataset) -> bool:
+def has_colour(dataset: fo.Dataset, field: str | None) -> bool:
+    """Returns whether the dataset's colour scheme has a colour for a field."""
+    scheme = dataset.app_config.color_scheme
+    return scheme is not None and any(known.get("path") == field for known in scheme.fields or ())
+
+
+def add_match_field(dataset: fo.Dataset) -> None:
     """Adds the field of the heatmaps that searches write, without any heatmap yet.
 
     The App shows a field on a page that a panel opens only if the field was there when the browser opened the dataset.
 
     Args:
         dataset: the dataset
-
-    Returns:
-        whether the field is new
     """
-    if dataset.has_field(MATCH):
-        return False
-
-    dataset.add_sample_field(MATCH, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
-    return True
+    if not dataset.has_field(MATCH):
+        dataset.add_sample_field(MATCH, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
 
 
 def show_by_default(dataset: fo.Dataset, fields: Iterable[str]) -> None:
