@@ -97,7 +97,7 @@ def iter_heat(
     embedded = model.encode_prompts([query])
     # Without the prefix, which is the same in every query.
     vectors = embedded.multi[0][tokens.own]
-    if index is not None and not _serves(index, model):
+    if index is not None and not index.serves(model):
         index = None
     weights = None if index is None or per_token else _weights(index, model, embedded, vectors)
 
@@ -163,12 +163,6 @@ def excess(similarities: np.ndarray) -> np.ndarray:
     """
     threshold = similarities.mean(axis=1, keepdims=True) + similarities.std(axis=1, keepdims=True)
     return np.maximum(similarities - threshold, 0)
-
-
-def _serves(index, model):
-    """Whether an index holds images under the model's task."""
-    task = (index.config.model_kwargs or {}).get("task", model.encoder.tasks[0])
-    return index.config.patches_field is None and task == model.task
 
 
 def _weights(index, model, query, vectors):

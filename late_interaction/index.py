@@ -14,7 +14,7 @@ from fiftyone.core.view import DatasetView
 from ..engine.arguments import check_choice, check_integer
 from ..engine.embeddings import Embeddings
 from .hybrid import search_hybrid
-from .indexing import embed_missing, flat
+from .indexing import embed_missing, indexable
 from .query import Query, TextQuery
 from .stores.base import ID_DTYPE
 from .text_fields import read_texts
@@ -77,6 +77,11 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
     def label_ids(self) -> np.ndarray | None:
         found = self._store.ids()
         return None if found is None or self.config.patches_field is None else found[0]
+
+    def serves(self, model: "JinaV4") -> bool:
+        """Returns whether this is an index of whole pages under a model's task, whose vectors stand for the model's."""
+        task = (self.config.model_kwargs or {}).get("task", model.encoder.tasks[0])
+        return self.config.patches_field is None and task == model.task
 
     def with_candidates(self, candidates: int | None) -> "LateInteractionSimilarityIndex":
         """Returns this index with another number of candidates.
@@ -154,7 +159,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         check_owner(self._samples, self.config)
         # Once, since the texts of each batch are read from them.
-        samples = flat(samples, self.config.patches_field)
+        samples = indexable(samples, self.config.patches_field)
         self._store.repair()
         added = total = 0
 
@@ -184,7 +189,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         self._check_text_field()
         check_owner(self._samples, self.config)
-        samples = flat(self._samples if samples is None else samples)
+        samples = indexable(self._samples if samples is None else samples)
         self._write_texts(samples, samples.values("id"))
 
     def add_missing_texts(self, samples: SampleCollection) -> None:
@@ -195,7 +200,7 @@ class LateInteractionSimilarityIndex(fbs.SimilarityIndex):
         """
         missing = set() if self.config.text_field is None else set(self._store.texts.without())
         if missing:
-            samples = flat(samples)
+            samples = indexable(samples)
             self._write_texts(samples, [page_id for page_id in samples.values("id") if page_id in missing])
 
     def _write_texts(self, samples, ids):

@@ -60,12 +60,11 @@ def embed_missing(
         for each batch, a tuple of :class:`engine.embeddings.Embeddings`, a list of the sample ids, and a list of the
         patches' ids or ``None``
     """
+    samples = indexable(samples, patches_field)
     if samples.media_type == fom.VIDEO:
-        _check_videos(samples, patches_field)
         yield from _videos(model, samples, missing, pool_factor, batch_size, num_workers, skip_failures, progress)
         return
 
-    samples = flat(samples, patches_field)
     if patches_field is None:
         ids = missing(samples.values("id"))
         batches = _images(model, samples, ids, batch_size, num_workers, skip_failures)
@@ -175,6 +174,19 @@ def _patch_view(samples, patches_field, ids, label_ids, wanted):
         return view
 
     return view.select_labels(ids=[label_id for label_id in label_ids if label_id in wanted], fields=patches_field)
+
+
+def indexable(samples: SampleCollection, patches_field: str | None = None) -> SampleCollection:
+    """Returns a collection whose samples are the images or videos to index, see :func:`flat`.
+
+    Raises:
+        ValueError: if they are neither images nor videos
+    """
+    if samples.media_type != fom.VIDEO:
+        return flat(samples, patches_field)
+
+    _check_videos(samples, patches_field)
+    return samples
 
 
 def flat(samples: SampleCollection, patches_field: str | None = None) -> SampleCollection:

@@ -84,7 +84,7 @@ def write_moments(
     ids, paths, metadata = samples.values(["id", "filepath", "metadata"])
     with fo.ProgressBar(total=len(ids), progress=progress) as bar:
         done = set()
-        if index is not None and _serves(index, model):
+        if index is not None and index.serves(model):
             for i, labels in _moments_from_index(model, index, ids, paths, metadata, tokens, query):
                 samples.set_values(label_field, {ids[i]: labels}, key_field="id")
                 done.add(i)
@@ -101,12 +101,6 @@ def write_moments(
             if labels:
                 samples.set_values(label_field, labels, key_field="id")
             bar.update(len(batch))
-
-
-def _serves(index, model):
-    """Whether an index holds videos under the model's task."""
-    task = (index.config.model_kwargs or {}).get("task", model.encoder.tasks[0])
-    return index.config.patches_field is None and task == model.task
 
 
 def _moments_from_index(model, index, ids, paths, metadata, tokens, query):
