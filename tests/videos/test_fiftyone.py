@@ -56,6 +56,14 @@ def test_search_by_single_vectors(videos):
         assert videos.sort_by_similarity(query, k=1, brain_key="search").values("name") == [name]
 
 
+def test_search_by_words(videos):
+    settings = {"backend": "late-interaction", "model": DEMO_MODEL, "text_field": "name"}
+    index = fob.compute_similarity(videos.limit(2), brain_key="words", **settings)
+    name = videos.first().name
+    assert index.sort_by_similarity(name, mode="text").values("name") == [name]
+    videos.delete_brain_run("words")
+
+
 @pytest.mark.parametrize("settings", [{}, {"pool_factor": 3, "dtype": "int8"}], ids=str)
 def test_search_by_late_interaction(videos, load_demo, settings):
     kwargs = {"backend": "late-interaction", "model": DEMO_MODEL, "brain_key": "search"} | settings
